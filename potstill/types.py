@@ -1,0 +1,267 @@
+"""The contracts: what a batch, an output, an objective, a source and a task are.
+
+Nothing here trains anything. Letters in shapes: B batch, D width, K classes, T tokens, V vocabulary,
+N candidates, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+MAIN = "main"
+"""Name of the view that every batch has."""
+
+Tensors = Tensor | tuple[Tensor, ...]
+"""One side of an objective: one tensor, or one per tap that the address names."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is. Known on the host, so reading it never waits for the device.
+
+    `step` counts optimizer steps taken, `epoch` is the epoch that the step lies in, `total` is the number of
+    optimizer steps of the whole run (at least 1).
+    """
+
+    step: int
+    epoch: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        """Part of the run that lies behind, in [0, 1]."""
+        return min(self.step / self.total, 1.0)
+
+
+@dataclass(frozen=True)
+class View:
+    """One way of looking at the examples of a batch: an input and what belongs to it, row by row.
+
+    `input` is what a network's forward receives (a tensor, or a mapping of tensors for tokenised text).
+    `index` is each row's place in the data set (int64), the key of memory banks, caches and random draws.
+    `label` and `mask` (True: counts) may be absent. `extras` holds whatever else terms ask for by name.
+    Rows of a view may be a multiple of the rows of the main view (a comparison needs several images).
+    """
+
+    input: Any
+    index: Tensor
+    label: Tensor | None = None
+    mask: Tensor | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def slice(self, start: int, stop: int) -> View:
+        """Rows `start` to `stop`; every tensor of the view has one row per example."""
+        cut = _cutter(start, stop)
+        return View(cut(self.input), cut(self.index), cut(self.label), cut(self.mask), cut(dict(self.extras)))
+
+    def to(self, device: torch.device | str) -> View:
+        def move(value: Any) -> Any:
+            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+        extras = {name: move(value) for name, value in self.extras.items()}
+        inputs = self.input
+        inputs = {k: move(v) for k, v in inputs.items()} if isinstance(inputs, Mapping) else move(inputs)
+        return View(inputs, move(self.index), move(self.label), move(self.mask), extras)
+
+
+def _cutter(start: int, stop: int) -> Callable[[Any], Any]:
+    def cut(value: Any) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, Mapping):
+            return {name: cut(item) for name, item in value.items()}
+        if isinstance(value, tuple | list):
+            return type(value)(cut(item) for item in value)
+        return value[start:stop]
+
+    return cut
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Named views of the same examples. `views["main"]` always exists."""
+
+    views: Mapping[str, View]
+
+    @property
+    def main(self) -> View:
+        return self.views[MAIN]
+
+    def __len__(self) -> int:
+        return len(self.main)
+
+    def with_view(self, name: str, view: View) -> Batch:
+        return replace(self, views={**self.views, name: view})
+
+    def split(self, parts: int) -> list[Batch]:
+        """At most `parts` micro-batches, nearly equal; every view is cut at the same examples."""
+        rows = len(self)
+        parts = min(parts, rows)
+        edges = [rows * part // parts for part in range(parts + 1)]
+        per_row = {}
+        for name, view in self.views.items():
+            per_row[name], left_over = divmod(len(view), rows)
+            if left_over:
+                raise ValueError(
+                    f"view {name!r} has {len(view)} rows, which is no multiple of the {rows} rows of the main "
+                    "view, so the batch cannot be cut into micro-batches"
+                )
+        return [
+            Batch({name: view.slice(a * per_row[name], b * per_row[name]) for name, view in self.views.items()})
+            for a, b in zip(edges, edges[1:], strict=False)
+        ]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one network said about one view.
+
+    `output` is its answer: logits `[B, K]` or `[B, T, V]`, scores `[B, N]`, embeddings `[B, D]`. `taps` maps tap
+    names to activations.
+    """
+
+    output: Tensor
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def get(self, name: str) -> Tensor:
+        return self.output if name == "output" else self.taps[name]
+
+
+SourceOutputs = dict[str, dict[str, Outputs]]
+"""`outputs[source][view]`."""
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What an objective may know of the data when it is built.
+
+    `samples` is the number of training samples (indices lie in [0, samples)), `classes` the number of labels or
+    None, `batch_size` the global batch, `labels` the label of every training sample where they are known.
+    """
+
+    samples: int
+    batch_size: int
+    classes: int | None = None
+    labels: Tensor | None = field(default=None, compare=False, repr=False)
+
+
+class Objective(nn.Module):
+    """What to match. One formula with its own parameters and buffers; knows no model, config, device or epoch.
+
+    `forward(student, teacher, *, <extras named in needs>)` returns unreduced losses, one per unit: `[B]`, or
+    `[B, T]` for tokens. It has no side effect and draws no random numbers (ask for `draw`). The fields below are
+    declarations, never behaviour; an instance may override any of them.
+
+    Optional methods: `update(student, teacher, *, …)` changes buffers, once per optimizer step and before the
+    weights move; `prime(student, teacher, *, …)` sets them once before the first `forward`. Both get the whole
+    global batch, in data order, without gradient.
+    """
+
+    needs: tuple[str, ...] = ()
+    """Names of extras: label, index, mask, draw, or a key of `View.extras`."""
+    scope: Literal["unit", "batch"] = "unit"
+    """"batch" where the loss relates samples of the batch to each other."""
+    zero_at_match: bool = True
+    """The loss is 0 where student and teacher are equal (and there is no projection between them)."""
+    batch_statistics: bool = False
+    """It contains batch normalisation, so a split batch gives another value."""
+    default_weight: ClassVar[float] = 1.0
+    default_taps: ClassVar[tuple[str | None, str | None]] = ("output", "output")
+    """Left and right address; None where the loss has one side only."""
+    paper_terms: ClassVar[str | None] = None
+    """What the bare method name stands for, e.g. `ce:0.1+kd:0.9`; None: `ce:1` in front of it."""
+    paper: ClassVar[str] = ""
+    """Authors, title, venue, year, arXiv id."""
+
+    @classmethod
+    @abstractmethod
+    def sized(
+        cls, student: Tensors | None, teacher: Tensors | None, data: DataInfo, modules: Mapping[str, nn.Module], **kw
+    ) -> Objective:
+        """Build one from observed tensors: nobody types a channel count. `modules` are the teacher's."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def forward(self, student: Any, teacher: Any, **extras: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@runtime_checkable
+class Updates(Protocol):
+    """An objective with state that follows training (a queue, a memory bank)."""
+
+    def update(self, student: Any, teacher: Any, **extras: Tensor) -> None: ...
+
+
+@runtime_checkable
+class Primes(Protocol):
+    """An objective that looks at the first global batch before its first forward (CRD's normaliser)."""
+
+    def prime(self, student: Any, teacher: Any, **extras: Tensor) -> None: ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Who speaks: one network or something that stands for it (a cache, a blend, a budget)."""
+
+    trained: bool
+    """Its parameters get gradients: it is wrapped with the student, optimised and checkpointed."""
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The live network for `Task.prepare`; None where there is none to show (cached, budgeted)."""
+        ...
+
+    @property
+    def provides(self) -> frozenset[str] | None:
+        """Tap names it can give; None: any module path."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of weights, dtype and preparation."""
+        ...
+
+    def __call__(self, task: Task, batch: Batch, view: str, taps: Sequence[str]) -> Outputs: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Which kind of example. What differs between classification, language and retrieval, and nothing else."""
+
+    combine_scope: Literal["unit", "batch"]
+    """"batch": `combine` relates samples, so its inputs are gathered over ranks and micro-batches."""
+
+    def prepare(self, batch: Batch, sources: Mapping[str, Source], progress: Progress, seed: int) -> Iterable[Batch]:
+        """Make the training example and name its views; several batches mean several optimizer steps."""
+        ...
+
+    def forward(self, model: nn.Module, batch: Batch, view: str) -> Tensor:
+        """Run the network on one view."""
+        ...
+
+    def combine(self, outputs: SourceOutputs, batch: Batch) -> SourceOutputs:
+        """Form what must be formed alike on both sides (in-batch scores, group differences)."""
+        ...
+
+    def mask(self, batch: Batch, view: str) -> Tensor | None:
+        """Which units count; None: all."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Whatever remembers something between steps and must survive a kill."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

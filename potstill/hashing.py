@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import zlib
 
-import torch
 from jaxtyping import Int64
 from torch import Tensor
 

@@ -185,7 +185,12 @@ class Objective(nn.Module):
     @classmethod
     @abstractmethod
     def sized(
-        cls, student: Tensors | None, teacher: Tensors | None, data: DataInfo, modules: Mapping[str, nn.Module], **kw
+        cls,
+        student: Tensors | None,
+        teacher: Tensors | None,
+        data: DataInfo,
+        modules: Mapping[str, nn.Module],
+        **kw,
     ) -> Objective:
         """Build one from observed tensors: nobody types a channel count. `modules` are the teacher's."""
         raise NotImplementedError
@@ -240,6 +245,11 @@ class Task(Protocol):
 
     combine_scope: Literal["unit", "batch"]
     """"batch": `combine` relates samples, so its inputs are gathered over ranks and micro-batches."""
+    derived: Mapping[str, tuple[str, ...]]
+    """Views that `combine` makes, and the views that it makes them from; usually empty. `prepare` gives a derived
+    view its rows (index, label, mask) with `input=None`; no network sees it."""
+    steps_per_batch: int
+    """How many batches, and so optimizer steps, `prepare` makes of one loader batch."""
 
     def prepare(self, batch: Batch, sources: Mapping[str, Source], progress: Progress, seed: int) -> Iterable[Batch]:
         """Make the training example and name its views; several batches mean several optimizer steps."""
@@ -250,11 +260,11 @@ class Task(Protocol):
         ...
 
     def combine(self, outputs: SourceOutputs, batch: Batch) -> SourceOutputs:
-        """Form what must be formed alike on both sides (in-batch scores, group differences)."""
+        """Form what must be formed alike on both sides (in-batch scores, group differences). `input` may be None."""
         ...
 
     def mask(self, batch: Batch, view: str) -> Tensor | None:
-        """Which units count; None: all."""
+        """Which units count; None: all. `input` may be None."""
         ...
 
 

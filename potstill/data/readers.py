@@ -1,0 +1,197 @@
+"""From a `Data` to two decoded splits: find the source, settle labels and rows, decode or take from cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from potstill.data import cache
+from potstill.data.decode import Plan, decode, plan, resize
+from potstill.data.folders import class_folders, contents, csv_files, csv_tables
+from potstill.data.raw import Raw, check_rows, fingerprint, interleave, limit, settle, stratified
+from potstill.data.spec import Data, Images
+from potstill.data.tables import HUB_NAMES, hub, parquet, parquet_files
+from potstill.errors import did_you_mean
+
+VERSION = 1
+"""Part of every fingerprint: raise it when the same files decode to other pixels or another order."""
+
+DIGITS_TRAIN = 200
+"""Training images of the embedded data set: few, so that a teacher has something to add."""
+
+_SHOWN = 3
+
+
+def load(data: Data, *, quiet: bool = False) -> tuple[Images, Images]:
+    """Training and validation images.
+
+    The validation split is the data's own (validation before test); where it has none, a stratified part of
+    the training images is set aside and `notes` say so. Decoded images are cached; the data folder is never
+    written. `quiet` hides progress bars.
+
+    Raises:
+        ValueError: the data cannot be found or understood, an image cannot be read, a label or a row limit is
+            out
+            of range. The message says what was looked for and what is there.
+
+    >>> train, valid = load(Data())
+    >>> train.images.shape, len(valid), train.classes[:3]
+    (torch.Size([200, 1, 8, 8]), 1597, ('0', '1', '2'))
+    """
+    if data.size is not None and data.size < 1:
+        raise ValueError(f"size must be at least 1, got {data.size}")
+    if data.root is None and data.name == "digits":
+        return _digits(data)
+    train, valid, notes = _find(data, quiet)
+    train, valid, classes, more = settle(train, valid)
+    notes += more + _unused(data, valid is not None)
+    if valid is None:
+        kept, held = stratified(train.labels, data.valid_fraction)
+        notes.append(
+            f"no validation split: {len(held)} of {len(train)} training images were set aside "
+            f"(stratified by class, valid_fraction={data.valid_fraction})"
+        )
+        train, valid = train.take(kept), train.take(held, "train, set aside")
+    train = limit(train, data.train_rows, "train_rows")
+    valid = limit(valid, data.valid_rows, "valid_rows")
+    if missing := len(classes) - len(np.unique(train.labels)):
+        notes.append(f"{missing} of {len(classes)} classes have no training image")
+    return _decoded(data, train, valid, classes, notes, quiet)
+
+
+def _digits(data: Data) -> tuple[Images, Images]:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    order = interleave(bunch.target, "digits")
+    pixels = np.rint(bunch.images[order] * (255 / 16)).astype(np.uint8)[:, None]
+    labels = bunch.target[order].astype(np.int64)
+    if data.size is not None and pixels.shape[2:] != (data.size, data.size):
+        pixels = resize(pixels, data.size)
+    count = DIGITS_TRAIN if data.train_rows is None else data.train_rows
+    check_rows(count, len(labels) - 1, "train_rows", "digits (one row is left for validation)")
+    first = max(count, DIGITS_TRAIN)  # the same validation images for every smaller training set
+    if data.valid_rows is not None:
+        check_rows(data.valid_rows, len(labels) - first, "valid_rows", f"digits after {first} training rows")
+    last = len(labels) if data.valid_rows is None else first + data.valid_rows
+    ignored = [option for option in ("label", "image") if getattr(data, option) is not None]
+    notes = tuple(f"data.{option} has no effect: digits has one label and one image" for option in ignored)
+
+    def part(split: str, start: int, stop: int) -> Images:
+        return Images(
+            torch.from_numpy(pixels[start:stop].copy()),
+            torch.from_numpy(labels[start:stop].copy()),
+            tuple(str(digit) for digit in range(10)),
+            "digits",
+            split,
+            fingerprint("digits", VERSION, data.size, start, stop),
+            notes if split == "train" else (),
+        )
+
+    return part("train", 0, count), part("valid", first, last)
+
+
+def _find(data: Data, quiet: bool) -> tuple[Raw, Raw | None, list[str]]:
+    if data.root is None:
+        if data.name not in HUB_NAMES and "/" not in data.name:
+            known = ["digits", *HUB_NAMES]
+            raise ValueError(
+                f"unknown data set {data.name!r}; {did_you_mean(data.name, known)}; a hub name has the form "
+                "user/set, and a local folder is named with --data.root"
+            )
+        return *hub(data, quiet), []
+    root = Path(data.root).expanduser()
+    if not root.exists():
+        beside = [entry.name for entry in root.parent.iterdir()] if root.parent.is_dir() else []
+        hint = did_you_mean(root.name, beside) if beside else f"{root.parent} does not exist either"
+        raise ValueError(f"no such folder or file: {root}; {hint}")
+    if root.is_file() and root.suffix.lower() not in (".parquet", ".csv", ".tsv"):
+        raise ValueError(f"{root} is a file; expected a folder, a .parquet or a .csv")
+    if root.is_dir() and not any(root.iterdir()):
+        raise ValueError(f"{root} is empty; looked for Parquet files, class folders or a CSV")
+    if (root.is_dir() or root.suffix.lower() == ".parquet") and (files := parquet_files(root)):
+        return *parquet(root, files, data), []
+    if tables := csv_files(root):
+        return *csv_tables(tables, data), []
+    train, valid, notes = class_folders(root)
+    for option in ("label", "image"):
+        if getattr(data, option) is not None:
+            notes.append(f"data.{option} has no effect: class folders have no columns ({contents(root)})")
+    return train, valid, notes
+
+
+def _unused(data: Data, has_valid: bool) -> list[str]:
+    if has_valid and data.valid_fraction != Data.valid_fraction:
+        return [f"valid_fraction={data.valid_fraction} has no effect: the data has a validation split"]
+    return []
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A split with its pixels, from the cache or fresh."""
+
+    key: str
+    entry: cache.Entry
+    fresh: bool
+
+
+def _decoded(
+    data: Data, train: Raw, valid: Raw, classes: tuple[str, ...], notes: list[str], quiet: bool
+) -> tuple[Images, Images]:
+    name = (
+        data.name if data.name not in ("", "digits") or data.root is None else Path(data.root).resolve().stem
+    )
+    first = _split(data, train, None, f"{name} {train.split}", quiet)
+    channels, height, width = first.entry.pixels.shape[1:]
+    second = _split(data, valid, Plan(channels, height, width), f"{name} {valid.split}", quiet)
+    # Both are whole now: nothing is cached of data that turned out bad.
+    for ready in (first, second):
+        if ready.fresh and (trouble := cache.store(ready.key, ready.entry)) and trouble not in notes:
+            notes.append(trouble)
+
+    def images(raw: Raw, ready: _Ready, notes: tuple[str, ...]) -> Images:
+        pixels, labels = torch.from_numpy(ready.entry.pixels), torch.from_numpy(ready.entry.labels)
+        mark = fingerprint(ready.key, classes)
+        return Images(pixels, labels, classes, name, raw.split, mark, notes + ready.entry.notes)
+
+    return images(train, first, tuple(notes)), images(valid, second, ())
+
+
+def _split(data: Data, raw: Raw, given: Plan | None, title: str, quiet: bool) -> _Ready:
+    shape = given and (given.channels, given.height, given.width)
+    labels = fingerprint(raw.labels.tolist())
+    key = fingerprint(VERSION, raw.split, raw.stamp, labels, data.size, data.skip_unreadable, shape)
+    if (entry := cache.find(key)) is not None:
+        return _Ready(key, entry, False)
+    items = raw.read(np.arange(len(raw)))
+    target = given or plan(items, data.size, title, quiet)
+    found = decode(items, target, title, quiet)
+    notes = list(target.notes)
+    if given and found.resized:
+        notes.append(
+            f"{title}: {found.resized} of {len(raw)} images were brought to the size of the training images, "
+            f"{target.width}x{target.height}"
+        )
+    entry = cache.Entry(found.pixels, raw.labels, tuple(notes))
+    return _Ready(key, _without(entry, found.failures, raw, data.skip_unreadable, title), True)
+
+
+def _without(entry: cache.Entry, failures: dict[int, str], raw: Raw, skip: bool, title: str) -> cache.Entry:
+    """Leave out what could not be read, or refuse."""
+    if not failures:
+        return entry
+    shown = "; ".join(f"{raw.where(row)}: {reason}" for row, reason in list(failures.items())[:_SHOWN])
+    more = " …" if len(failures) > _SHOWN else ""
+    if len(failures) == len(raw):
+        raise ValueError(f"{title}: none of {len(raw)} images can be read: {shown}{more}")
+    if not skip:
+        raise ValueError(
+            f"{title}: {len(failures)} of {len(raw)} images cannot be read: {shown}{more} "
+            "(--data.skip-unreadable leaves them out)"
+        )
+    kept = np.array([row not in failures for row in range(len(raw))])
+    note = f"{title}: {len(failures)} of {len(raw)} images cannot be read and were left out: {shown}{more}"
+    return replace(entry, pixels=entry.pixels[kept], labels=entry.labels[kept], notes=(*entry.notes, note))

@@ -1,0 +1,106 @@
+"""What a user says about the data (`Data`) and what comes out of it (`Images`).
+
+Letters in shapes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+Augment = Literal["crop-flip", "crop", "flip", "none"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images to learn from, and how to read them."""
+
+    name: str = "digits"
+    """digits (embedded), cifar100, fashion_mnist, tiny_imagenet, or a Hugging Face name such as user/set.
+    With a root it is only a label."""
+    root: Path | None = None
+    """Local data: a folder of train-*.parquet and test-*.parquet, a folder of class folders, or a CSV of
+    paths and labels."""
+    label: str | None = None
+    """Column of the labels, e.g. coarse_label for the 20 superclasses of CIFAR-100."""
+    image: str | None = None
+    """Column of the images (Parquet) or of their paths (CSV)."""
+    train_rows: int | None = None
+    """Use only the first so many training images."""
+    valid_rows: int | None = None
+    """Use only the first so many validation images."""
+    size: int | None = None
+    """Resize the shorter side to this many pixels and crop the centre square, once, when decoding."""
+    valid_fraction: float = 0.1
+    """Part of the training images that is set aside where the data has no validation or test split."""
+    skip_unreadable: bool = False
+    """Leave out image files that cannot be read, instead of stopping."""
+    augment: Augment = "crop-flip"
+    """Augmentation of the training images."""
+    data_seed: int = 0
+    """Seed of the order and of the augmentation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One decoded split, whole in memory.
+
+    `images` is uint8 `[N, C, H, W]`, `labels` int64 `[N]` with values in [0, len(classes)). `fingerprint` is
+    a hash of the source and of every decoding choice. `notes` are sentences that a user should see (a split
+    was made, files were left out, sizes were changed)."""
+
+    images: UInt8[Tensor, "N C H W"] = field(repr=False)
+    labels: Int64[Tensor, " N"] = field(repr=False)
+    classes: tuple[str, ...] = field(repr=False)
+    name: str
+    split: str
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def channels(self) -> int:
+        return self.images.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.images.shape[2], self.images.shape[3]
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of each channel, in [0, 1]."""
+        return self._statistics[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Population standard deviation of each channel, in [0, 1]."""
+        return self._statistics[1]
+
+    def to(self, device: torch.device | str) -> Images:
+        """The same images on another device; itself where they already lie there."""
+        images, labels = self.images.to(device), self.labels.to(device)
+        if images is self.images and labels is self.labels:
+            return self
+        return replace(self, images=images, labels=labels)
+
+    @cached_property
+    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        # Counts of the 256 values: exact, so the same for any order of summation, thread count and device.
+        counts = torch.zeros(self.channels, 256, dtype=torch.int64, device=self.images.device)
+        for part in self.images.split(512):
+            for channel in range(self.channels):
+                counts[channel] += torch.bincount(part[:, channel].reshape(-1), minlength=256)
+        values = torch.arange(256, dtype=torch.float64) / 255
+        share = counts.to("cpu", torch.float64) / counts[0].sum().item()
+        mean = share @ values
+        std = (share * (values - mean[:, None]).square()).sum(dim=1).sqrt()
+        return tuple(mean.tolist()), tuple(std.tolist())

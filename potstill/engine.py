@@ -1,0 +1,290 @@
+"""How to train: the loop, ranks, evaluation, and the promise that a killed run goes on with the same bits.
+
+The engine knows terms, sources and a task; it knows no method, no data set and no model.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from potstill import checkpoint
+from potstill.callbacks import Callback
+from potstill.optim import average_of, interruptible, make_optimizer
+from potstill.ranks import add_up, rank, world_size
+from potstill.recipe import Fit
+from potstill.step import Stepper, System
+from potstill.terms import Wired
+from potstill.types import Batch, Progress, Source, Stateful, Task
+
+
+class Loader(Protocol):
+    """Batches of an epoch, from any step on. `exact`: an epoch is a function of its number, so a run may resume
+    inside one; a foreign loader resumes at epoch boundaries.
+    """
+
+    steps: int
+    exact: bool
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterable[Batch]: ...
+
+
+class Interrupted(Exception):
+    """The run was stopped by the user; its checkpoint is saved."""
+
+
+@dataclass
+class Result:
+    """What a finished run leaves: one row a epoch, and the wall-clock seconds of this process's part."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    waited: float = 0.0
+
+
+class Engine:
+    """Trains the student (and other trained sources) against the terms.
+
+    `evaluate(source) -> metrics` runs after an epoch on the student source. `folder` receives `metrics.jsonl`,
+    `timings.jsonl` and `checkpoint/`; without one nothing is written and the run cannot resume.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        sources: Mapping[str, Source],
+        terms: Sequence[Wired],
+        loader: Loader,
+        fit: Fit,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        evaluate: Callable[[Source], dict[str, Any]] | None = None,
+        callbacks: Sequence[Callback] = (),
+        folder: Path | None = None,
+        on_step: Callable[[Progress], None] | None = None,
+    ):
+        self.task, self.sources, self.loader, self.fit, self.seed = task, dict(sources), loader, fit, seed
+        self.device, self.folder, self.callbacks = torch.device(device), folder, list(callbacks)
+        self.evaluate, self.on_step = evaluate, on_step
+        self.system = System(task, sources, list(terms), seed)
+        student = self.sources["student"]
+        precision = getattr(student, "precision", None)
+        if precision is not None:
+            precision.place(self.system, self.device)
+        self.total = fit.epochs * loader.steps * task.steps_per_batch
+        self.schedule = fit.learning_rate()
+        self.lr_factor, self.stop = 1.0, False
+        self.average = average_of(self.system.networks["student"], fit.ema) if fit.ema else None
+        self.step = self.done_epochs = self.done_batches = 0
+        self.sums = torch.zeros(len(terms), device=self.device)
+        self.counted = 0
+        self.history: list[dict[str, Any]] = []
+
+    def run(self, resume: bool = False) -> Result:
+        """Train to the end. Raises Interrupted on Ctrl-C, after saving a checkpoint; ValueError on a loss of NaN."""
+        started = time.perf_counter()
+        state = checkpoint.read(self.folder) if resume and self.folder and checkpoint.exists(self.folder) else None
+        if state is not None:
+            self._load_weights(state)
+        self.stepper = Stepper(self.system, self._wrap(), self.fit.micro_batch)
+        self.optimizer = make_optimizer(self.system, self.fit)
+        if state is not None:
+            self._load_progress(state)
+        elif self.folder:
+            for name in ("metrics.jsonl", "timings.jsonl"):
+                (self.folder / name).unlink(missing_ok=True)
+        result = Result(self.history)
+        self.saved = time.monotonic()
+        with interruptible() as interrupted:
+            while self.done_epochs < self.fit.epochs and not self.stop:
+                began, waited = time.perf_counter(), 0.0
+                for batch, wait in _timed(self.loader.epoch(self.done_epochs, self.done_batches)):
+                    waited += wait
+                    self._train_on(batch)
+                    self.done_batches += 1
+                    if interrupted():
+                        self._save()
+                        raise Interrupted
+                    self._save_when_due()
+                self._end_epoch(time.perf_counter() - began, waited)
+                result.waited += waited
+                if world_size() > 1 or not self.loader.exact:
+                    self._save()
+        self._save()
+        result.seconds = time.perf_counter() - started
+        return result
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.step, self.done_epochs, self.total)
+
+    @property
+    def student(self) -> nn.Module:
+        """The network that is evaluated and exported: the averaged one where averaging is on."""
+        return self.average.module if self.average is not None else self.system.networks["student"]
+
+    def _train_on(self, batch: Batch) -> None:
+        for prepared in self.task.prepare(batch, self.sources, self.progress, self.seed):
+            self.system.train()
+            if self.step == 0:
+                self.stepper.prime(prepared, self.progress)
+            rate = self.fit.lr * self.lr_factor * self.schedule(self.progress)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.zero_grad()
+            self.sums += self.stepper(prepared, self.progress)
+            if self.fit.clip is not None:
+                nn.utils.clip_grad_norm_(self.system.parameters(), self.fit.clip)
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.system.networks["student"])
+            self.step += 1
+            self.counted += 1
+            if self.on_step is not None:
+                self.on_step(self.progress)
+
+    def _end_epoch(self, seconds: float, waited: float) -> None:
+        means = (add_up(self.sums) / max(self.counted, 1)).tolist()
+        terms = {term.name: value for term, value in zip(self.system.terms, means, strict=True)}
+        before = Progress(max(self.step - 1, 0), self.done_epochs, self.total)
+        loss = sum(term.weighted(before) * terms[term.name] for term in self.system.terms)
+        bad = [name for name, value in terms.items() if value != value or abs(value) == float("inf")]
+        if bad:
+            raise ValueError(
+                f"term {bad[0]!r} became NaN or infinite in epoch {self.done_epochs + 1}; lower the learning rate "
+                f"({self.fit.lr}), clip the gradient (fit.clip), or run in float32"
+            )
+        self.done_epochs += 1
+        steps, self.done_batches, self.counted = self.done_batches, 0, 0
+        self.sums.zero_()
+        rate = self.fit.lr * self.lr_factor * self.schedule(before)
+        row: dict[str, Any] = {
+            "epoch": self.done_epochs,
+            "step": self.step,
+            "lr": rate,
+            "loss": loss,
+            "terms": terms,
+        }
+        last = self.done_epochs == self.fit.epochs
+        if self.evaluate is not None and (last or self.done_epochs % self.fit.evaluate_every == 0):
+            row |= self._evaluated()
+            for callback in self.callbacks:
+                callback.on_evaluate(self, row)
+        self.history.append(row)
+        self._append("metrics.jsonl", row)
+        timing = {"epoch": self.done_epochs, "seconds": seconds, "waited_for_data": waited, "steps": steps}
+        self._append("timings.jsonl", timing)
+
+    def _evaluated(self) -> dict[str, Any]:
+        student = self.sources["student"]
+        if world_size() > 1:  # running statistics of batch norm are each rank's own: rank 0's are the run's
+            for buffer in self.system.networks.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        if self.average is None:
+            return self.evaluate(student)
+        for mine, theirs in zip(self.average.module.buffers(), student.module.buffers(), strict=True):
+            mine.copy_(theirs)
+        return self.evaluate(student.with_module(self.average.module))
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        if self.folder and rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / name).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def _wrap(self) -> nn.Module:
+        if world_size() == 1:
+            return self.system
+        from accelerate import DistributedDataParallelKwargs
+
+        ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
+        return Accelerator(cpu=self.device.type == "cpu", kwargs_handlers=[ddp]).prepare_model(self.system)
+
+    def _stateful(self) -> dict[str, Stateful]:
+        parts = {"task": self.task, **{f"source {n}": s for n, s in self.sources.items()}}
+        parts |= {f"callback {number}": callback for number, callback in enumerate(self.callbacks)}
+        return {name: part for name, part in parts.items() if isinstance(part, Stateful)}
+
+    def _save_when_due(self) -> None:
+        # By the clock in one process; ranks must agree without talking, so theirs are saved by step and epoch.
+        by_step = self.fit.checkpoint_steps is not None and self.step % self.fit.checkpoint_steps == 0
+        by_clock = world_size() == 1 and time.monotonic() - self.saved > self.fit.checkpoint_seconds
+        if self.loader.exact and (by_step or by_clock):
+            self._save()
+
+    def _save(self) -> None:
+        if not self.folder:
+            return
+        self.saved = time.monotonic()
+        if world_size() > 1:  # rank 0 keeps the sum from here on, so that a resumed run adds in the same order
+            total = add_up(self.sums)
+            self.sums = total if rank() == 0 else torch.zeros_like(total)
+        if rank() != 0:
+            return
+        position = {
+            "step": self.step,
+            "epochs": self.done_epochs,
+            "batches": self.done_batches,
+            "counted": self.counted,
+            "lr_factor": self.lr_factor,
+            "stop": self.stop,
+            "total": self.total,
+        }
+        checkpoint.save(
+            self.folder,
+            {
+                "system": self.system.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average.state_dict() if self.average is not None else None,
+                "stateful": {name: part.state_dict() for name, part in self._stateful().items()},
+                "sums": self.sums,
+                "position": position,
+                "history": json.dumps(self.history),
+            },
+        )
+
+    def _load_weights(self, state: dict[str, Any]) -> None:
+        if state["position"]["total"] != self.total:
+            raise ValueError(
+                f"the checkpoint in {self.folder} belongs to a run of {state['position']['total']} steps, this one has "
+                f"{self.total}; use the same recipe, or another output folder"
+            )
+        self.system.load_state_dict(state["system"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+    def _load_progress(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, part in self._stateful().items():
+            part.load_state_dict(state["stateful"][name])
+        position = state["position"]
+        self.step, self.done_epochs = position["step"], position["epochs"]
+        self.done_batches, self.counted = position["batches"], position["counted"]
+        self.lr_factor, self.stop = position["lr_factor"], position["stop"]
+        if rank() == 0:
+            self.sums.copy_(state["sums"])
+        self.history[:] = json.loads(state["history"])
+        # Rows written after the checkpoint belong to steps that are taken again.
+        if self.folder and rank() == 0:
+            rows = "".join(json.dumps(row) + "\n" for row in self.history)
+            checkpoint.write_beside(self.folder / "metrics.jsonl", lambda path: path.write_text(rows))
+
+
+def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
+    iterator = iter(batches)
+    while True:
+        began = time.perf_counter()
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        yield batch, time.perf_counter() - began

@@ -1,0 +1,59 @@
+"""Optimizer groups, averaged weights, and stopping between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from potstill.recipe import Fit
+from potstill.step import System
+
+
+def make_optimizer(system: System, fit: Fit) -> torch.optim.Optimizer:
+    """One group for the student with the objectives' parameters, one for each other trained source."""
+
+    def trained(module: nn.Module) -> list[nn.Parameter]:
+        return [p for p in module.parameters() if p.requires_grad]
+
+    first = trained(system.networks["student"]) + trained(system.terms)
+    others = [trained(network) for name, network in system.networks.items() if name != "student"]
+    groups = [{"params": group} for group in (first, *others) if group]
+    if not groups:
+        raise ValueError("nothing to train: neither the student nor any objective has a trainable parameter")
+    if fit.optimizer == "sgd":
+        return torch.optim.SGD(groups, fit.lr, momentum=fit.momentum, weight_decay=fit.weight_decay)
+    return torch.optim.AdamW(groups, fit.lr, weight_decay=fit.weight_decay)
+
+
+def average_of(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of the weights; batch-norm statistics are copied when it is evaluated."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C is noticed between two steps, so that weights and optimizer are saved in one piece; twice, it is at once.
+
+    Yields a function that says whether it was pressed. Outside the main thread nothing is caught.
+    """
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def remember(number, frame):
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: bool(caught)
+    finally:
+        signal.signal(signal.SIGINT, before)

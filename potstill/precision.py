@@ -1,0 +1,122 @@
+"""Cheaper arithmetic: what it is, and choosing it by measuring a few real steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from potstill.errors import did_you_mean
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How networks compute: `bf16` autocasts their forward, `channels_last` lays images out for convolutions.
+
+    Losses, norms and softmax stay in at least float32 whatever this says.
+    """
+
+    bf16: bool = False
+    channels_last: bool = False
+    float64: bool = False
+
+    @classmethod
+    def named(cls, name: str) -> Precision:
+        """`float32`, `float32-channels-last`, `bf16`, `bf16-channels-last` or `float64`; ValueError otherwise.
+
+        >>> Precision.named("bf16-channels-last")
+        Precision(bf16=True, channels_last=True, float64=False)
+        """
+        known = {precision.name: precision for precision in CHOICES}
+        if name not in known:
+            raise ValueError(f"unknown precision {name!r}; {did_you_mean(name, ['auto', *known])}")
+        return known[name]
+
+    @property
+    def name(self) -> str:
+        kind = "float64" if self.float64 else "bf16" if self.bf16 else "float32"
+        return kind + ("-channels-last" if self.channels_last else "")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64 if self.float64 else torch.float32
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def arrange(self, value: Any) -> Any:
+        """Lay an input out as the networks want it."""
+        if isinstance(value, Tensor):
+            if self.float64 and value.is_floating_point():
+                value = value.double()
+            if self.channels_last and value.ndim == 4:
+                value = value.contiguous(memory_format=torch.channels_last)
+        return value
+
+    def place(self, module: nn.Module, device: torch.device | str) -> nn.Module:
+        """Move a network to the device; its weights keep their values."""
+        module.to(device)
+        if self.float64:
+            module.double()
+        if self.channels_last:
+            module.to(memory_format=torch.channels_last)
+        return module
+
+
+CHOICES = (
+    Precision(),
+    Precision(channels_last=True),
+    Precision(bf16=True),
+    Precision(bf16=True, channels_last=True),
+    Precision(float64=True),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `auto` chose, and the medians that it chose by (milliseconds a step)."""
+
+    precision: Precision
+    milliseconds: dict[str, float]
+
+    def __str__(self) -> str:
+        best, plain = self.milliseconds[self.precision.name], self.milliseconds["float32"]
+        if self.precision.name == "float32":
+            runner_up = min((v, k) for k, v in self.milliseconds.items() if k != "float32")
+            return f"float32 ({best:.1f} ms a step; {runner_up[1]} {runner_up[0]:.1f} ms)"
+        return f"{self.precision.name} ({best:.1f} ms a step; float32 {plain:.1f} ms, {plain / best:.1f}x)"
+
+
+def choose(step: Callable[[Precision], Callable[[], None]], device: torch.device, rounds: int = 5) -> Choice:
+    """Measure one step in each precision, interleaved, and take the fastest.
+
+    `step(precision)` returns a function that runs one whole step on throw-away copies. Anything that gains less than
+    a tenth over float32 is not worth its rounding: float32 is kept.
+    """
+    candidates = [p for p in CHOICES if not p.float64]
+    runs = {p: step(p) for p in candidates}
+    for run in runs.values():
+        run()  # first calls compile kernels and allocate
+    times: dict[Precision, list[float]] = {p: [] for p in candidates}
+    for _ in range(rounds):
+        for precision, run in runs.items():
+            _wait(device)
+            start = time.perf_counter()
+            run()
+            _wait(device)
+            times[precision].append(1000 * (time.perf_counter() - start))
+    medians = {p: median(values) for p, values in times.items()}
+    best = min(candidates, key=lambda p: medians[p])
+    if medians[best] > 0.9 * medians[Precision()]:
+        best = Precision()
+    return Choice(best, {p.name: round(value, 3) for p, value in medians.items()})
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

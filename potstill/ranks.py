@@ -1,0 +1,79 @@
+"""Several processes: gather what is related, once, with the right gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from potstill.types import Batch, Outputs, SourceOutputs
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather(value: Tensor) -> Tensor:
+    """Concatenate every rank's rows in rank order, which is data order. No gradient. All ranks hold equally many."""
+    if world_size() == 1:
+        return value
+    if value.dtype == torch.bool:
+        return gather(value.to(torch.uint8)).bool()
+    value = value.contiguous()
+    parts = [torch.empty_like(value) for _ in range(world_size())]
+    dist.all_gather(parts, value)
+    return torch.cat(parts)
+
+
+def add_up(value: Tensor) -> Tensor:
+    """Sum over ranks."""
+    if world_size() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def join_outputs(parts: list[SourceOutputs]) -> SourceOutputs:
+    """Micro-batches put together again, and gathered over ranks."""
+
+    def joined(read) -> Tensor:
+        return gather(torch.cat([read(part) for part in parts]))
+
+    return {
+        source: {
+            view: Outputs(
+                joined(lambda p, s=source, v=view: p[s][v].output),
+                {tap: joined(lambda p, s=source, v=view, t=tap: p[s][v].taps[t]) for tap in outputs.taps},
+            )
+            for view, outputs in views.items()
+        }
+        for source, views in parts[0].items()
+    }
+
+
+def gather_batch(batch: Batch) -> Batch:
+    """The global batch without its inputs: index, labels, masks and extras of every rank."""
+
+    def every(value: Any) -> Any:
+        return None if value is None else gather(value)
+
+    return Batch(
+        {
+            name: replace(
+                view,
+                input=None,
+                index=gather(view.index),
+                label=every(view.label),
+                mask=every(view.mask),
+                extras={k: gather(v) for k, v in view.extras.items()},
+            )
+            for name, view in batch.views.items()
+        }
+    )

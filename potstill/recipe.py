@@ -1,0 +1,107 @@
+"""Everything that a run needs, as plain values: hashable, printable, set leaf by leaf from the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from potstill.data.spec import Data
+from potstill.schedules import Constant, Cosine, Milestones, Schedule
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How to train. The defaults are RepDistiller's protocol for CIFAR-100."""
+
+    epochs: int = 240
+    """Passes over the training data."""
+    batch_size: int = 64
+    """Samples per optimizer step, over all ranks."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Stochastic gradient descent with momentum, or AdamW."""
+    lr: float = 0.05
+    """Base learning rate (the protocol uses 0.01 for MobileNet and ShuffleNet students)."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 5e-4
+    """Weight decay on all trained parameters, objectives' heads included."""
+    schedule: Literal["milestones", "cosine", "constant"] = "milestones"
+    """How the learning rate falls."""
+    milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
+    """Fractions of the run after which the rate is divided by 10."""
+    warmup: float = 0.0
+    """Fraction of the run that warms up linearly (cosine only)."""
+    clip: float | None = None
+    """Largest norm of the whole gradient."""
+    micro_batch: int | None = None
+    """Most samples that run at once; larger batches are accumulated, with the same gradient."""
+    drop_last: bool = True
+    """Leave out the last incomplete batch of an epoch."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, evaluated and exported instead of the last ones."""
+    evaluate_every: int = 1
+    """Evaluate after this many epochs (and always after the last)."""
+    checkpoint_seconds: float = 60.0
+    """Save a checkpoint at least this often (one process)."""
+    checkpoint_steps: int | None = None
+    """Save a checkpoint after every so many steps as well."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"fit.{name} must be at least 1, got {getattr(self, name)}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"fit.micro_batch must be at least 1, got {self.micro_batch}")
+        if self.lr <= 0:
+            raise ValueError(f"fit.lr must be positive, got {self.lr}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"fit.ema must lie between 0 and 1, got {self.ema}")
+
+    def learning_rate(self) -> Schedule:
+        """The factor on `lr` as a function of progress."""
+        if self.schedule == "cosine":
+            return Cosine(self.warmup)
+        return Milestones(self.milestones) if self.schedule == "milestones" else Constant()
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of the run by name."""
+
+    name: str
+    """A model of the zoo; `potstill list models` names them."""
+    checkpoint: Path | None = None
+    """Weights to start from: safetensors or a .pth that holds only tensors. A teacher with one is not trained."""
+    width: int | None = None
+    """Width, for models that take one (small_cnn)."""
+    depth: int | None = None
+    """Depth, for models that take one (small_cnn)."""
+    mean: tuple[float, ...] | None = None
+    """Mean that its inputs are normalised with, in [0, 1]; the data's own when left out."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation that its inputs are normalised with."""
+    size: int | None = None
+    """Resize its inputs to this many pixels a side."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One pair of networks, one data set, the methods to compare and the seeds to repeat them with."""
+
+    data: Data = field(default_factory=Data)
+    """What to learn from."""
+    teacher: Network = field(default_factory=lambda: Network("resnet20"))
+    """The large network."""
+    student: Network = field(default_factory=lambda: Network("resnet8"))
+    """The small network."""
+    methods: tuple[str, ...] = ("student", "icd")
+    """What to compare, e.g. student kd icd "icd+kd:0.5" icd~shuffled."""
+    seeds: int = 1
+    """How often each method is repeated."""
+    fit: Fit = field(default_factory=Fit)
+    """How students are trained."""
+    teacher_fit: Fit | None = None
+    """How the teacher is trained when it has no checkpoint; like the students when left out."""
+    title: str = ""
+    """One line for the report."""

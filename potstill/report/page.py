@@ -1,0 +1,205 @@
+"""The report of a run: one HTML file that needs no network, written from the run's folder alone."""
+
+import base64
+import binascii
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import jinja2
+import vl_convert
+
+from potstill.report import figures, tables
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SMALL = 96  # images up to this many pixels wide are enlarged with hard edges
+_SHOWN = 16  # examples per method
+
+
+def write_report(run: Path | str) -> Path:
+    """Write `report.html` into a run's folder from what lies there, and return its path.
+
+    Reads `summary.json`, and where they exist `recipe.json` and each cell's `metrics.jsonl` and
+    `examples.json`; a section without its file is left out. An older report stays until the new one
+    is complete.
+
+    Raises ValueError for a folder without `summary.json` and for files that are not what they should be.
+    """
+    run = Path(run)
+    return _write(run / "report.html", render(run).encode())
+
+
+def save_figure(chart: figures.Chart, path: Path | str) -> Path:
+    """Write a figure as PNG or SVG on white, by the file's ending, and return its path.
+
+    Raises ValueError for any other ending.
+    """
+    path = Path(path)
+    fixed = chart.properties(width=620, background="white")
+    if path.suffix == ".png":
+        image = io.BytesIO()
+        fixed.save(image, format="png", scale_factor=2)
+        return _write(path, image.getvalue())
+    if path.suffix == ".svg":
+        text = io.StringIO()
+        fixed.save(text, format="svg")
+        return _write(path, text.getvalue().encode())
+    raise ValueError(f"{path.name}: expected a name that ends in .png or .svg")
+
+
+def render(run: Path) -> str:
+    """The text of the report."""
+    summary = read_summary(run)
+    records = read_curves(run, summary)
+    recipe = _read_json(run / "recipe.json", dict) or {}
+    environment = recipe.pop("environment", None) or {}
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    environment_of_page = jinja2.Environment(
+        loader=jinja2.PackageLoader("potstill", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment_of_page.get_template("page.html.jinja").render(
+        summary=summary,
+        colours=figures.colours([row["method"] for row in summary["rows"]], summary["baseline"]),
+        columns=tables.COLUMNS,
+        lines=tables.cells(summary),
+        footnotes=tables.footnotes(summary),
+        sentences=tables.sentences(summary),
+        charts=_charts(summary, records),
+        terms=_terms(summary, records),
+        examples=list(_examples(run, summary)),
+        recipe=list(_flat(recipe)),
+        environment=list(_flat(environment)),
+        vega=vl_convert.javascript_bundle(vl_version=version).replace("</script", "<\\/script"),
+    )
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """The content of `summary.json`, checked for what a report needs."""
+    path = run / "summary.json"
+    summary = _read_json(path, dict)
+    if summary is None:
+        raise ValueError(f"{run}: no summary.json; expected the folder of a finished run")
+    missing = [key for key in ("dataset", "rows", "baseline", "result") if key not in summary]
+    if missing:
+        raise ValueError(f"{path}: lacks {', '.join(missing)}")
+    return summary
+
+
+def read_curves(run: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """All rows of the cells' `metrics.jsonl`, each with its `method` and `seed`, ready for the figures."""
+    return [
+        {**record, "method": row["method"], "seed": seed}
+        for row in summary["rows"]
+        for seed, folder in zip(row["seeds"], row["folders"], strict=True)
+        for record in _read_lines(_inside(run, folder) / "metrics.jsonl")
+    ]
+
+
+def _write(path: Path, content: bytes) -> Path:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def _charts(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    made = {
+        ("accuracy", "Accuracy of every seed"): figures.final_accuracy(summary),
+        ("curves", "Accuracy over epochs"): figures.accuracy_curves(summary, records),
+        ("agreement", "Agreement with the teacher"): figures.final_agreement(summary),
+        ("agreement-curves", "Agreement over epochs"): figures.agreement_curves(summary, records),
+    }
+    return [
+        {"key": key, "title": title, "spec": chart.to_dict(), "picks": "curves" in key}
+        for (key, title), chart in made.items()
+        if chart is not None
+    ]
+
+
+def _terms(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    made = [(row, figures.term_curves(summary, records, row["method"])) for row in summary["rows"]]
+    return [
+        {"method": row["method"], "expansion": row.get("expansion"), "spec": chart.to_dict()}
+        for row, chart in made
+        if chart is not None
+    ]
+
+
+def _examples(run: Path, summary: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Per method, the examples of its first seed that has any."""
+    for row in summary["rows"]:
+        for seed, folder in zip(row["seeds"], row["folders"], strict=True):
+            path = _inside(run, folder) / "examples.json"
+            found = _read_json(path, dict) or {}
+            if items := found.get("items"):
+                shown = [_picture(path, item) for item in items[:_SHOWN]]
+                yield {"method": row["method"], "seed": seed, "pictures": shown, "total": len(items)}
+                break
+
+
+def _picture(path: Path, item: dict[str, Any]) -> dict[str, Any]:
+    try:
+        image = base64.b64decode(item["png"], validate=True)
+        words = {key: str(item[key]) for key in ("label", "teacher", "student")}
+    except (KeyError, TypeError, binascii.Error) as error:
+        raise ValueError(f"{path}: an item is not an example: {error!r}") from error
+    if image[:8] != _PNG:
+        raise ValueError(f"{path}: the image of item {item.get('index')} is not a PNG file")
+    width = int.from_bytes(image[16:20], "big")
+    return {**words, "png": item["png"], "index": item.get("index"), "small": width <= _SMALL}
+
+
+def _flat(values: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Nested values as (dotted name, text) in order of the file."""
+    if isinstance(values, dict) and values:
+        for key, value in values.items():
+            yield from _flat(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(values, list) and any(isinstance(value, (dict, list)) for value in values):
+        for place, value in enumerate(values):
+            yield from _flat(value, f"{name}[{place}]")
+    elif name:
+        yield name, values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
+
+
+def _inside(run: Path, folder: str) -> Path:
+    path = run / folder
+    if not path.resolve().is_relative_to(run.resolve()):
+        raise ValueError(f"summary.json: folder {folder!r} leaves the run")
+    return path
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    """The content of a JSON file, or None where there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{path}: expected a JSON object, found {type(found).__name__}")
+    return found
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        if not line.endswith("\n"):
+            return  # a run that was killed while writing, or still writes
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {error}") from error

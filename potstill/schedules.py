@@ -1,0 +1,61 @@
+"""Progress -> float. For learning rates (a factor on the base rate) and for weights of terms.
+
+A schedule is any callable of `Progress`; these are frozen dataclasses, so that recipes stay hashable and printable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from potstill.types import Progress
+
+Schedule = Callable[[Progress], float]
+
+
+@dataclass(frozen=True)
+class Milestones:
+    """Multiply by `gamma` after each fraction of the run.
+
+    The defaults are RepDistiller's: divided by 10 after epochs 150, 180 and 210 of 240.
+
+    >>> Milestones()(Progress(step=625, epoch=18, total=1000))
+    0.1
+    """
+
+    at: tuple[float, ...] = (0.625, 0.75, 0.875)
+    gamma: float = 0.1
+
+    def __call__(self, progress: Progress) -> float:
+        return self.gamma ** sum(progress.step >= point * progress.total for point in self.at)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from 1 to `floor`, after a linear warm-up over the fraction `warmup` of the run."""
+
+    warmup: float = 0.0
+    floor: float = 0.0
+
+    def __call__(self, progress: Progress) -> float:
+        warm = self.warmup * progress.total
+        if progress.step < warm:
+            return (progress.step + 1) / (warm + 1)
+        part = (progress.step - warm) / max(progress.total - warm, 1)
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Always the same."""
+
+    value: float = 1.0
+
+    def __call__(self, progress: Progress) -> float:
+        return self.value
+
+
+def at(weight: float | Schedule, progress: Progress) -> float:
+    """The value of a plain number or a schedule."""
+    return weight(progress) if callable(weight) else weight

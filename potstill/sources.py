@@ -1,0 +1,159 @@
+"""Who speaks: the student, a frozen teacher, or something that stands for one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from potstill.data.preprocess import Preprocess
+from potstill.errors import did_you_mean
+from potstill.precision import Precision
+from potstill.taps import Taps
+from potstill.types import Batch, Outputs, Task
+
+
+class Network:
+    """A live network: the student or another trained source (`trained=True`), or a frozen teacher.
+
+    `names` are the taps that the probe found; any module path is a tap too. Without `preprocess` the input goes in as it
+    is. A frozen network runs in evaluation mode,
+    gets no gradient and never changes, batch-norm statistics included; `close()` gives it back in the mode it had.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        trained: bool,
+        preprocess: Preprocess | None = None,
+        names: Mapping[str, str] | None = None,
+        precision: Precision | None = None,
+    ):
+        self._module = module
+        self.trained = trained
+        self.preprocess = preprocess
+        self.names = dict(names or {})
+        self.precision = precision or Precision()
+        self._modes = {m: m.training for m in module.modules()}
+        self._taps: dict[tuple[str, ...], Taps] = {}
+        if not trained:
+            module.eval()
+
+    @property
+    def module(self) -> nn.Module:
+        return self._module
+
+    @property
+    def provides(self) -> None:
+        return None
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr((self.preprocess, self.precision)).encode())
+        for name, value in self._module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def expand(self, taps: Sequence[str]) -> tuple[str, ...]:
+        """`stages` means every stage that the probe found."""
+        found: list[str] = []
+        for tap in taps:
+            found.extend(self.stages if tap == "stages" else [tap])
+        return tuple(found)
+
+    @property
+    def stages(self) -> list[str]:
+        return sorted(name for name in self.names if name.startswith("stage") and name[5:].isdigit())
+
+    def taps(self, names: Sequence[str]) -> Taps:
+        key = tuple(names)
+        if key not in self._taps:
+            usual = ("embedding", "last_map", *(f"stage{n}" for n in range(1, 10)))
+            for name in key:
+                if name in usual and name not in self.names:
+                    raise ValueError(
+                        f"{type(self._module).__name__} has no {name!r}: "
+                        + (
+                            "no nn.Linear produces its answer"
+                            if name == "embedding"
+                            else f"the probe found {', '.join(sorted(self.names)) or 'no feature maps'}"
+                        )
+                        + "; name a module path instead, e.g. "
+                        + did_you_mean(name, [path for path, _ in self._module.named_modules() if path])
+                    )
+            self._taps[key] = Taps(self._module, {name: self.names.get(name, name) for name in key})
+        return self._taps[key]
+
+    def __call__(self, task: Task, batch: Batch, view: str, taps: Sequence[str]) -> Outputs:
+        seen = batch.views[view]
+        with nullcontext() if self.trained else torch.no_grad(), self.precision.autocast(seen.index.device):
+            ready = seen.input if self.preprocess is None else self.preprocess(seen.input, self.precision.dtype)
+            prepared = batch.with_view(view, replace(seen, input=self.precision.arrange(ready)))
+            outputs = self.taps(taps)(lambda: task.forward(self._module, prepared, view))
+            if self.preprocess is None:
+                return outputs
+            return Outputs(self.preprocess.labels(outputs.output), outputs.taps)
+
+    def with_module(self, module: nn.Module) -> Network:
+        """The same source with other weights (the moving average, say)."""
+        return Network(
+            module,
+            trained=self.trained,
+            preprocess=self.preprocess,
+            names=self.names,
+            precision=self.precision,
+        )
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode without gradient, then back as it was."""
+        modes = {m: m.training for m in self._module.modules()}
+        self._module.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def close(self) -> None:
+        for module, mode in self._modes.items():
+            module.training = mode
+
+
+class Shuffled:
+    """A control: what the other source says, but about another sample of the batch.
+
+    A method that claims to use the teacher must beat its own shuffled teacher. Rows are rolled by one, so no sample
+    keeps its own; the order of a training batch is random, so the pairing is.
+    """
+
+    trained = False
+
+    def __init__(self, source: Network):
+        self.source = source
+
+    @property
+    def module(self) -> nn.Module | None:
+        return self.source.module
+
+    @property
+    def provides(self) -> frozenset[str] | None:
+        return self.source.provides
+
+    @property
+    def fingerprint(self) -> str:
+        return "shuffled:" + self.source.fingerprint
+
+    def expand(self, taps: Sequence[str]) -> tuple[str, ...]:
+        return self.source.expand(taps)
+
+    def __call__(self, task: Task, batch: Batch, view: str, taps: Sequence[str]) -> Outputs:
+        outputs = self.source(task, batch, view, taps)
+        return Outputs(outputs.output.roll(1, 0), {name: tap.roll(1, 0) for name, tap in outputs.taps.items()})

@@ -1,0 +1,69 @@
+"""Classification: one view, logits, and the share of right answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from potstill.functional import at_least_float32
+from potstill.types import MAIN, Batch, Progress, Source, SourceOutputs
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network says about a whole data set: `predictions` `[N]`, and percentages.
+
+    `top1` is the share of right answers, `agreement` that of answers equal to the reference's (the teacher's).
+    """
+
+    predictions: Tensor
+    top1: float
+    loss: float
+    finite: bool
+    agreement: float | None = None
+
+
+class Classify:
+    """Images (or anything a network takes whole) with one label each."""
+
+    combine_scope: Literal["unit", "batch"] = "unit"
+    derived: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    steps_per_batch = 1
+
+    def prepare(self, batch: Batch, sources: Mapping[str, Source], progress: Progress, seed: int) -> Iterable[Batch]:
+        return (batch,)
+
+    def forward(self, model: nn.Module, batch: Batch, view: str) -> Tensor:
+        return model(batch.views[view].input)
+
+    def combine(self, outputs: SourceOutputs, batch: Batch) -> SourceOutputs:
+        return outputs
+
+    def mask(self, batch: Batch, view: str) -> Tensor | None:
+        return batch.views[view].mask
+
+    def evaluate(self, source: Source, loader: Iterable[Batch], reference: Tensor | None = None) -> Evaluation:
+        """Run a source over a loader. Waits for the device once, at the end."""
+        predictions, right, loss, finite = [], [], [], []
+        with source.evaluating():
+            for batch in loader:
+                logits = at_least_float32(source(self, batch, MAIN, ()).output)
+                label = batch.main.label
+                predictions.append(logits.argmax(1))
+                right.append(predictions[-1] == label)
+                loss.append(F.cross_entropy(logits, label, reduction="none"))
+                finite.append(logits.isfinite().all())
+        answers = torch.cat(predictions)
+        agreement = None if reference is None else 100 * (answers == reference).double().mean().item()
+        return Evaluation(
+            predictions=answers,
+            top1=100 * torch.cat(right).double().mean().item(),
+            loss=torch.cat(loss).double().mean().item(),
+            finite=bool(torch.stack(finite).all()),
+            agreement=agreement,
+        )

@@ -1,0 +1,128 @@
+"""Build the terms of a run from one look at what the sources say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from potstill.errors import did_you_mean
+from potstill.hashing import hash_int
+from potstill.step import System
+from potstill.taps import untouched
+from potstill.terms import Address, Spec, Term, Wired
+from potstill.types import Batch, DataInfo, Objective, Progress, Source, SourceOutputs, Task, Tensors
+
+
+def wire(
+    terms: Sequence[Term],
+    sources: Mapping[str, Source],
+    task: Task,
+    batch: Batch,
+    data: DataInfo,
+    seed: int = 0,
+) -> list[Wired]:
+    """Resolve addresses, run every source once on `batch`, and size every objective.
+
+    The probe leaves the networks bit-identical. Raises ValueError for an unknown source, view or tap, for a teacher
+    whose answer is not finite, and for a loss that relates samples when the batch has only one.
+    """
+    batch = next(iter(task.prepare(batch, sources, Progress(0, 0, 1), seed)))
+    drafts = [_draft(term, number, terms, sources, batch) for number, term in enumerate(terms)]
+    system = System(task, sources, [])
+    outputs = _listen(system, drafts, batch)
+    built = []
+    for term, draft in zip(terms, drafts, strict=True):
+        student, teacher = draft.sides(outputs)
+        _check_finite(draft, teacher)
+        objective = _build(term, draft, student, teacher, data, sources, seed)
+        if objective.scope == "batch" and data.batch_size < 2:
+            raise ValueError(
+                f"term {draft.name!r} relates the samples of a batch to each other and cannot work with a batch of "
+                f"{data.batch_size}; use a batch size of at least 2"
+            )
+        built.append(Wired(draft.name, objective, draft.left, draft.right, term.weight))
+    return built
+
+
+def _draft(term: Term, number: int, terms: Sequence[Term], sources: Mapping[str, Source], batch: Batch) -> Wired:
+    earlier = [other.label for other in terms[:number]]
+    name = term.label if term.label not in earlier else f"{term.label}_{earlier.count(term.label) + 1}"
+    sides = []
+    for address in term.addresses:
+        if address is None:
+            sides.append(None)
+            continue
+        if address.source not in sources:
+            raise ValueError(f"term {name!r}: no source {address.source!r}; {did_you_mean(address.source, sources)}")
+        if address.view not in batch.views:
+            raise ValueError(f"term {name!r}: no view {address.view!r}; {did_you_mean(address.view, batch.views)}")
+        expand = getattr(sources[address.source], "expand", None)
+        sides.append(replace(address, taps=expand(address.taps)) if expand else address)
+        _check_provided(name, sides[-1], sources[address.source])
+    if sides[0] is not None and not sources[sides[0].source].trained:
+        raise ValueError(
+            f"term {name!r}: the left address {sides[0].source!r} is not trained, so the term would teach nobody"
+        )
+    return Wired(name, _Nothing(), sides[0], sides[1], term.weight)
+
+
+def _check_provided(name: str, address: Address, source: Source) -> None:
+    provided = source.provides
+    missing = [tap for tap in address.taps if provided is not None and tap != "output" and tap not in provided]
+    if missing:
+        raise ValueError(
+            f"term {name!r}: source {address.source!r} does not give tap {missing[0]!r}; "
+            + did_you_mean(missing[0], provided or ())
+        )
+
+
+def _listen(system: System, drafts: list[Wired], batch: Batch) -> SourceOutputs:
+    probing = System(system.task, system.sources, drafts)
+    modules = torch.nn.ModuleList([s.module for s in system.sources.values() if s.module is not None])
+    with torch.no_grad(), untouched(modules):
+        said = probing.listen(batch, probing.wanted)
+        return system.task.combine(said, batch)
+
+
+def _build(
+    term: Term,
+    draft: Wired,
+    student: Tensors | None,
+    teacher: Tensors | None,
+    data: DataInfo,
+    sources: Mapping[str, Source],
+    seed: int,
+) -> Objective:
+    if isinstance(term.objective, Objective):
+        return term.objective
+    spec = term.objective if isinstance(term.objective, Spec) else Spec.of(term.objective)
+    module = sources[draft.right.source].module if draft.right else None
+    modules = {} if module is None else dict(module.named_modules())
+    with torch.random.fork_rng(devices=[]):
+        # Every objective starts from its own seed: adding a term leaves the others' initial weights alone.
+        torch.manual_seed(hash_int(seed, "objective", draft.name))
+        return spec.target.sized(student, teacher, data, modules, **dict(spec.kwargs))
+
+
+def _check_finite(draft: Wired, teacher: Tensors | None) -> None:
+    values: tuple[Tensor, ...] = () if teacher is None else teacher if isinstance(teacher, tuple) else (teacher,)
+    for value in values:
+        if not value.isfinite().all():
+            raise ValueError(
+                f"term {draft.name!r}: source {draft.right.source!r} answers with NaN or infinity on real inputs; check "
+                "its weights and its preprocessing (a bf16 or float16 overflow, a wrong checkpoint)"
+            )
+
+
+class _Nothing(Objective):
+    """Stands in while addresses are resolved and nothing is built yet."""
+
+    @classmethod
+    def sized(cls, student, teacher, data, modules, **kw):
+        return cls()
+
+    def forward(self, student, teacher):
+        raise AssertionError("a draft is never run")

@@ -95,8 +95,7 @@ class Engine:
         state = checkpoint.read(self.folder) if resume and self.folder and checkpoint.exists(self.folder) else None
         if state is not None:
             self._load_weights(state)
-        self.stepper = Stepper(self.system, self._wrap(), self.fit.micro_batch)
-        self.optimizer = make_optimizer(self.system, self.fit)
+        self.begin()
         if state is not None:
             self._load_progress(state)
         elif self.folder:
@@ -109,7 +108,7 @@ class Engine:
                 began, waited = time.perf_counter(), 0.0
                 for batch, wait in _timed(self.loader.epoch(self.done_epochs, self.done_batches)):
                     waited += wait
-                    self._train_on(batch)
+                    self.train_on(batch)
                     self.done_batches += 1
                     if interrupted():
                         self._save()
@@ -132,7 +131,13 @@ class Engine:
         """The network that is evaluated and exported: the averaged one where averaging is on."""
         return self.average.module if self.average is not None else self.system.networks["student"]
 
-    def _train_on(self, batch: Batch) -> None:
+    def begin(self) -> None:
+        """Wrap the system for its ranks and make the optimizer."""
+        self.stepper = Stepper(self.system, self._wrap(), self.fit.micro_batch)
+        self.optimizer = make_optimizer(self.system, self.fit)
+
+    def train_on(self, batch: Batch) -> None:
+        """One loader batch: prepare it, and take its optimizer steps."""
         for prepared in self.task.prepare(batch, self.sources, self.progress, self.seed):
             self.system.train()
             if self.step == 0:

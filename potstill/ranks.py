@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from torch import Tensor
 
 from potstill.types import Batch, Outputs, SourceOutputs
@@ -77,3 +79,29 @@ def gather_batch(batch: Batch) -> Batch:
             for name, view in batch.views.items()
         }
     )
+
+
+def start(device: str | None) -> torch.device:
+    """The device of this process; under torchrun also its place among the ranks (through Accelerate)."""
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return Accelerator(cpu=name == "cpu").device
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {error}") from None
+
+
+def wait() -> None:
+    """Until every rank is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def agree(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

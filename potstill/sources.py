@@ -20,9 +20,9 @@ from potstill.types import Batch, Outputs, Task
 class Network:
     """A live network: the student or another trained source (`trained=True`), or a frozen teacher.
 
-    `names` are the taps that the probe found; any module path is a tap too. Without `preprocess` the input goes in as it
-    is. A frozen network runs in evaluation mode,
-    gets no gradient and never changes, batch-norm statistics included; `close()` gives it back in the mode it had.
+    `names` are the taps that the probe found; any module path is a tap too. Without `preprocess` the input goes in
+    as it is. A frozen network runs in evaluation mode, gets no gradient and never changes, batch-norm statistics
+    included; `close()` gives it back in the mode it had.
     """
 
     def __init__(
@@ -109,6 +109,11 @@ class Network:
             names=self.names,
             precision=self.precision,
         )
+
+    def with_names(self, names: Mapping[str, str]) -> Network:
+        """The same source once its usual taps are known."""
+        self.names = dict(names)
+        return self
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -77,9 +77,7 @@ def decode(items: Sequence[Item], plan: Plan, title: str, quiet: bool) -> Decode
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
     """Grey uint8 `[N, 1, H, W]` to `[N, 1, size, size]`."""
-    images = (
-        ImageOps.fit(Image.fromarray(image[0]), (size, size), Image.Resampling.BILINEAR) for image in pixels
-    )
+    images = (ImageOps.fit(Image.fromarray(image[0]), (size, size), Image.Resampling.BILINEAR) for image in pixels)
     return np.stack([np.asarray(image)[None] for image in images])
 
 

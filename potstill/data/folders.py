@@ -88,9 +88,7 @@ def _class_split(
         )
     for name in classes:
         if names is not None and name not in names:
-            raise ValueError(
-                f"{folder / name}: class {name!r} has no training image; {did_you_mean(name, names)}"
-            )
+            raise ValueError(f"{folder / name}: class {name!r} has no training image; {did_you_mean(name, names)}")
     names = names or classes
     if empty := [name for name, (images, _) in found.items() if not images and name not in names]:
         notes.append(f"{split}: {len(empty)} folder(s) without an image left out: {', '.join(empty[:5])}")
@@ -109,9 +107,7 @@ def _nested(folder: Path) -> str:
     return f"; {inside[0]} holds Parquet files: is it meant?" if inside else ""
 
 
-def _paths_raw(
-    split: str, paths: Sequence[Path], labels: np.ndarray, names: tuple[str, ...] | None, root: Path
-) -> Raw:
+def _paths_raw(split: str, paths: Sequence[Path], labels: np.ndarray, names: tuple[str, ...] | None, root: Path) -> Raw:
     def read(rows: np.ndarray) -> list[Item]:
         return [paths[row] for row in rows.tolist()]
 
@@ -187,9 +183,7 @@ def _read_csv(file: Path, split: str, data: Data) -> list[tuple[str, Path, str, 
         if found is None and wanted is not None:
             raise ValueError(f"{file} has no column {wanted!r}; {did_you_mean(wanted, header)}")
         if found is None:
-            raise ValueError(
-                f"{file}: no {what} column ({', '.join(usual)}); columns: {', '.join(header) or 'none'}"
-            )
+            raise ValueError(f"{file}: no {what} column ({', '.join(usual)}); columns: {', '.join(header) or 'none'}")
     column = _pick(header, None, ("split",))
     rows = []
     try:
@@ -200,9 +194,7 @@ def _read_csv(file: Path, split: str, data: Data) -> list[tuple[str, Path, str, 
                 name, value = (row[path] or "").strip(), (row[label] or "").strip()
                 if not name or not value:
                     raise ValueError(f"{place}: no {'path' if not name else 'label'}")
-                rows.append(
-                    (_split_of(row[column], place) if column else split, file.parent / name, value, place)
-                )
+                rows.append((_split_of(row[column], place) if column else split, file.parent / name, value, place))
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{file} cannot be read as CSV in UTF-8: {error}") from error
     if not rows:

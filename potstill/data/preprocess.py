@@ -46,8 +46,8 @@ class Preprocess:
             raise ValueError(f"std must be positive, got {self.std}")
         if self.size is not None and self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
-        if any(output < 0 for output in self.label_map or ()):
-            raise ValueError(f"label_map must hold output numbers from 0, got {min(self.label_map or ())}")
+        if self.label_map is not None and min(self.label_map, default=-1) < 0:
+            raise ValueError(f"label_map must hold output numbers from 0, one per class, got {self.label_map}")
 
     @classmethod
     def identity(cls) -> Preprocess:
@@ -75,9 +75,7 @@ class Preprocess:
 
     def describe(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def __call__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """uint8 `[B, C, H, W]`, or floating point already in [0, 1], to the network's input in `dtype`.
@@ -93,9 +91,7 @@ class Preprocess:
         x = x.to(wide).div_(255) if x.dtype == torch.uint8 else x.to(wide)
         if self.size is not None and tuple(x.shape[-2:]) != (self.size, self.size):
             smaller = self.size < min(x.shape[-2:])
-            x = F.interpolate(
-                x, (self.size, self.size), mode="bilinear", align_corners=False, antialias=smaller
-            )
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False, antialias=smaller)
         if self.mean is not None and self.std is not None:
             if len(self.mean) not in (1, x.shape[1]):
                 raise ValueError(

@@ -28,7 +28,8 @@ class Raw:
 
     `labels` is an array `[N]` of int64, or of strings that are not numbered yet; `names` are the class names
     where the source gives them. `read(rows)` fetches encoded images, `where(row)` names one for a message,
-    and `stamp` identifies the files that it comes from."""
+    and `stamp` identifies the files that it comes from.
+    """
 
     split: str
     labels: np.ndarray
@@ -78,17 +79,14 @@ def settle(train: Raw, valid: Raw | None) -> tuple[Raw, Raw | None, tuple[str, .
     """
     splits = [train] if valid is None else [train, valid]
     if any(split.labels.dtype.kind != train.labels.dtype.kind for split in splits):
-        raise ValueError(
-            f"labels are numbers in one of the splits {[s.split for s in splits]} and names in the other"
-        )
+        raise ValueError(f"labels are numbers in one of the splits {[s.split for s in splits]} and names in the other")
     if train.labels.dtype.kind == "i":
         names = train.names
         if valid is not None and valid.names != names:
-            raise ValueError(
-                f"the splits {train.split!r} and {valid.split!r} do not have the same class names"
-            )
+            raise ValueError(f"the splits {train.split!r} and {valid.split!r} do not have the same class names")
         if names is None:
-            names = tuple(str(label) for label in range(max(int(split.labels.max()) for split in splits) + 1))
+            highest = max(0, *(int(split.labels.max()) for split in splits))
+            names = tuple(str(label) for label in range(highest + 1))
         for split in splits:
             _check_range(split, len(names))
     else:
@@ -124,11 +122,7 @@ def case_notes(names: Sequence[str]) -> list[str]:
     for name in names:
         seen.setdefault(name.casefold(), []).append(name)
     alike = [" and ".join(map(repr, group)) for group in seen.values() if len(group) > 1]
-    return (
-        [f"class names that differ only by case count as different classes: {'; '.join(alike)}"]
-        if alike
-        else []
-    )
+    return [f"class names that differ only by case count as different classes: {'; '.join(alike)}"] if alike else []
 
 
 def interleave(labels: np.ndarray, salt: str | None = None) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 
 from potstill.data import cache
 from potstill.data.decode import Plan, decode, plan, resize
-from potstill.data.folders import class_folders, contents, csv_files, csv_tables
+from potstill.data.folders import class_folders, csv_files, csv_tables
 from potstill.data.raw import Raw, check_rows, fingerprint, interleave, limit, settle, stratified
 from potstill.data.spec import Data, Images
 from potstill.data.tables import HUB_NAMES, hub, parquet, parquet_files
@@ -99,8 +99,8 @@ def _find(data: Data, quiet: bool) -> tuple[Raw, Raw | None, list[str]]:
         if data.name not in HUB_NAMES and "/" not in data.name:
             known = ["digits", *HUB_NAMES]
             raise ValueError(
-                f"unknown data set {data.name!r}; {did_you_mean(data.name, known)}; a hub name has the form "
-                "user/set, and a local folder is named with --data.root"
+                f"unknown data set {data.name!r} (a hub name has the form user/set, a local folder is named with "
+                f"--data.root); {did_you_mean(data.name, known)}"
             )
         return *hub(data, quiet), []
     root = Path(data.root).expanduser()
@@ -119,7 +119,7 @@ def _find(data: Data, quiet: bool) -> tuple[Raw, Raw | None, list[str]]:
     train, valid, notes = class_folders(root)
     for option in ("label", "image"):
         if getattr(data, option) is not None:
-            notes.append(f"data.{option} has no effect: class folders have no columns ({contents(root)})")
+            notes.append(f"data.{option} has no effect: class folders have no columns")
     return train, valid, notes
 
 
@@ -141,9 +141,7 @@ class _Ready:
 def _decoded(
     data: Data, train: Raw, valid: Raw, classes: tuple[str, ...], notes: list[str], quiet: bool
 ) -> tuple[Images, Images]:
-    name = (
-        data.name if data.name not in ("", "digits") or data.root is None else Path(data.root).resolve().stem
-    )
+    name = data.name if data.name not in ("", "digits") or data.root is None else Path(data.root).resolve().stem
     first = _split(data, train, None, f"{name} {train.split}", quiet)
     channels, height, width = first.entry.pixels.shape[1:]
     second = _split(data, valid, Plan(channels, height, width), f"{name} {valid.split}", quiet)

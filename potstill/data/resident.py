@@ -50,9 +50,7 @@ class Resident:
         if augment not in get_args(Augment):
             raise ValueError(f"unknown augmentation {augment!r}; {did_you_mean(augment, get_args(Augment))}")
         if batch_size < 1 or not len(images):
-            raise ValueError(
-                f"batch_size is {batch_size} and there are {len(images)} images; both must be positive"
-            )
+            raise ValueError(f"batch_size is {batch_size} and there are {len(images)} images; both must be positive")
         if not 0 <= rank < world:
             raise ValueError(f"rank must lie in [0, world), got rank {rank} of {world}")
         if batch_size % world:

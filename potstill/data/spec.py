@@ -53,7 +53,8 @@ class Images:
 
     `images` is uint8 `[N, C, H, W]`, `labels` int64 `[N]` with values in [0, len(classes)). `fingerprint` is
     a hash of the source and of every decoding choice. `notes` are sentences that a user should see (a split
-    was made, files were left out, sizes were changed)."""
+    was made, files were left out, sizes were changed).
+    """
 
     images: UInt8[Tensor, "N C H W"] = field(repr=False)
     labels: Int64[Tensor, " N"] = field(repr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -81,9 +82,7 @@ def _parquet_split(
         expected = columns or found
         if here != expected:
             what = "class names" if here[:2] == expected[:2] else "columns"
-            raise ValueError(
-                f"{path}: other {what} than the other files: {_brief(here)} and {_brief(expected)}"
-            )
+            raise ValueError(f"{path}: other {what} than the other files: {_brief(here)} and {_brief(expected)}")
         for group in range(file.num_row_groups):
 
             def load(names: list[str], file: Any = file, group: int = group, path: Path = path) -> pa.Table:
@@ -110,11 +109,10 @@ def hub(data: Data, quiet: bool) -> tuple[Raw, Raw | None]:
     name = HUB_NAMES.get(data.name, data.name)
     local = "or name a local copy with --data.root"
     try:
-        import datasets
+        datasets: Any = importlib.import_module("datasets")
     except ImportError as error:
         raise ValueError(
-            f"{data.name!r} comes from the Hugging Face hub, which needs: "
-            f"pip install 'potstill[hub]'; {local}"
+            f"{data.name!r} comes from the Hugging Face hub, which needs: pip install 'potstill[hub]'; {local}"
         ) from error
     try:
         if quiet:
@@ -150,9 +148,7 @@ def _hub_split(split: str, table: Any, columns: Columns) -> Raw:
         for start in range(0, len(table), _HUB_ROWS)
     ]
     files = [Path(file["filename"]) for file in table.cache_files]
-    return _raw(
-        split, chunks, columns, Path(), [(file.name, *stamp(file, file.parent)[1:]) for file in files]
-    )
+    return _raw(split, chunks, columns, Path(), [(file.name, *stamp(file, file.parent)[1:]) for file in files])
 
 
 def find_columns(schema: pa.Schema, data: Data, where: str) -> Columns:
@@ -168,25 +164,19 @@ def find_columns(schema: pa.Schema, data: Data, where: str) -> Columns:
             raise ValueError(f"{where} has no {option} column {name!r}; {did_you_mean(name, schema.names)}")
     images = [field.name for field in schema if _holds_images(field.type)]
     image = data.image or next((n for n in images if features.get(n, {}).get("_type") == "Image"), None)
-    image = image or next(
-        (n for n in ("image", "img") if n in images), images[0] if len(images) == 1 else None
-    )
+    image = image or next((n for n in ("image", "img") if n in images), images[0] if len(images) == 1 else None)
     if image is None:
         raise ValueError(
             f"{where}: no telling which column holds the images (a struct with bytes, or binary); name it "
             f"with --data.image; columns: {there}"
         )
     if image not in images:
-        raise ValueError(
-            f"{where}: column {image!r} holds {schema.field(image).type}, not images; columns: {there}"
-        )
+        raise ValueError(f"{where}: column {image!r} holds {schema.field(image).type}, not images; columns: {there}")
     numbers = [field.name for field in schema if pa.types.is_integer(field.type)]
     label = data.label or next((n for n in ("label", "fine_label") if n in schema.names), None)
     label = label or (numbers[0] if len(numbers) == 1 else None)
     if label is None:
-        raise ValueError(
-            f"{where}: no telling which column is the label; name it with --data.label; columns: {there}"
-        )
+        raise ValueError(f"{where}: no telling which column is the label; name it with --data.label; columns: {there}")
     names = features.get(label, {}).get("names")
     names = list(names.values()) if isinstance(names, dict) else names
     return Columns(image, label, tuple(map(str, names)) if names else None)
@@ -243,9 +233,7 @@ def _labels(column: pa.ChunkedArray | None, name: str, split: str) -> np.ndarray
         raise ValueError(f"split {split!r} has no rows")
     if column.null_count:
         row = column.is_null().to_pylist().index(True)
-        raise ValueError(
-            f"split {split!r}, row {row}: no {name}; {column.null_count} of {len(column)} are missing"
-        )
+        raise ValueError(f"split {split!r}, row {row}: no {name}; {column.null_count} of {len(column)} are missing")
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return np.array(column.to_pylist(), dtype=np.int64)
@@ -260,6 +248,4 @@ def _brief(columns: Columns) -> str:
 
 
 def _shown(files: Sequence[Path]) -> str:
-    return ", ".join(file.name for file in files[:5]) + (
-        f" … ({len(files)} in all)" if len(files) > 5 else ""
-    )
+    return ", ".join(file.name for file in files[:5]) + (f" … ({len(files)} in all)" if len(files) > 5 else "")

@@ -54,14 +54,14 @@ def agreement_curves(summary: dict[str, Any], records: Sequence[Record]) -> Char
 def term_curves(summary: dict[str, Any], records: Sequence[Record], method: str) -> Chart | None:
     """The loss terms of one method over epochs, as logged; a term named as a method has its colour."""
     methods = [row["method"] for row in summary["rows"]]
-    found = [
+    found: list[Record] = [
         {"line": term, "seed": record["seed"], "epoch": record["epoch"], "value": _short(value)}
         for record in records
         if record["method"] == method
         for term, value in (record.get("terms") or {}).items()
         if _drawable(value)
     ]
-    terms = list(dict.fromkeys(record["line"] for record in found))
+    terms: list[str] = list(dict.fromkeys(record["line"] for record in found))
     if not terms:
         return None
     known = colours(methods, summary["baseline"])
@@ -71,7 +71,7 @@ def term_curves(summary: dict[str, Any], records: Sequence[Record], method: str)
     shades = {term: chosen.get(term) or known.get(term, GREY) for term in terms}
     values = [record["value"] for record in found]
     log = min(values) > 0 and max(values) > 20 * min(values)
-    solid = {term: _DASHES[0] for term in terms}
+    solid = dict.fromkeys(terms, _DASHES[0])
     title = "loss (log scale)" if log else "loss"
     return _curves(found, title, shades, solid, log=log, height=190, digits=".3~g")
 
@@ -141,13 +141,14 @@ def _curves(
     near = alt.selection_point(
         name="near", fields=["line", "epoch"], on="pointerover", clear="pointerout", nearest=True, empty=False
     )
-    base = alt.Chart(alt.InlineData(values=means)).encode(x=x, y=y, color=colour)
+    base: Any = alt.Chart(alt.InlineData(values=means)).encode(x=x, y=y, color=colour)
     mean = base.mark_line(strokeWidth=2.5).encode(
         strokeDash=dash, opacity=alt.when(pick).then(alt.value(1)).otherwise(alt.value(0.06))
     )
     many = any(record["n"] > 1 for record in means)
     tips = [
-        alt.Tooltip("line:N", title="method"),
+        # toString, because Vega-Lite 6 reads plain names from the wrong place where the nearest point is picked
+        alt.Tooltip("line:N", title="name", formatType="toString", format="as is"),
         alt.Tooltip("epoch:Q"),
         _tip("value", "mean" if many else title, digits),
     ]
@@ -156,16 +157,12 @@ def _curves(
         tips.append(alt.Tooltip("n:Q", title="seeds"))
     rest = 0.9 if epochs <= 12 else 0.0
     points = base.mark_circle(size=45).encode(
-        opacity=alt.when(near & pick)
-        .then(alt.value(1))
-        .when(pick)
-        .then(alt.value(rest))
-        .otherwise(alt.value(0)),
+        opacity=alt.when(near & pick).then(alt.value(1)).when(pick).then(alt.value(rest)).otherwise(alt.value(0)),
         tooltip=tips,
     )
     layers: list[Chart] = [mean.add_params(pick), points.add_params(near)]
     if many:
-        seeds = alt.Chart(alt.InlineData(values=found)).mark_line(strokeWidth=1)
+        seeds: Any = alt.Chart(alt.InlineData(values=found)).mark_line(strokeWidth=1)
         faint = alt.when(pick).then(alt.value(0.22)).otherwise(alt.value(0.02))
         layers.insert(0, seeds.encode(x=x, y=y, color=colour, detail="seed:N", opacity=faint))
     if rule is not None:
@@ -192,7 +189,7 @@ def _dots(summary: dict[str, Any], key: str, title: str, teacher: float | None) 
     domain = alt.Scale(domain=drawn, range=[shades[method] for method in drawn])
     y = alt.Y("method:N", sort=drawn, title=None, axis=alt.Axis(labelLimit=130, ticks=False, domain=False))
     colour = alt.Color("method:N", scale=domain, legend=None)
-    means = alt.Chart(alt.InlineData(values=spreads))
+    means: Any = alt.Chart(alt.InlineData(values=spreads))
     tips = [
         alt.Tooltip("method:N"),
         _tip("mean", "mean"),
@@ -201,7 +198,7 @@ def _dots(summary: dict[str, Any], key: str, title: str, teacher: float | None) 
     ]
     axis = alt.Axis(tickCount=_ticks(80))
     x = alt.X("low:Q", title=title, axis=axis, scale=alt.Scale(zero=False, padding=12))
-    seeds = alt.Chart(alt.InlineData(values=points)).mark_circle(size=60, opacity=0.45)
+    seeds: Any = alt.Chart(alt.InlineData(values=points)).mark_circle(size=60, opacity=0.45)
     layers: list[Chart] = [
         means.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q", y=y, color=colour),
         seeds.encode(x="value:Q", y=y, color=colour, tooltip=["method:N", "seed:N", _tip("value", title)]),
@@ -213,18 +210,13 @@ def _dots(summary: dict[str, Any], key: str, title: str, teacher: float | None) 
 
 
 def _teacher_rule(axis: str, value: float) -> list[Chart]:
-    base = alt.Chart(alt.InlineData(values=[{"teacher": value, "name": f"teacher {value:.1f}"}]))
+    base: Any = alt.Chart(alt.InlineData(values=[{"teacher": value, "name": f"teacher {value:.1f}"}]))
     rule = base.mark_rule(strokeDash=[5, 4], color=GREY, strokeWidth=1.5)
     if axis == "x":
         text = base.mark_text(color=GREY, align="right", dx=-5, baseline="top", y=2)
-        return [
-            layer.encode(x="teacher:Q")
-            for layer in (rule.encode(tooltip="name:N"), text.encode(text="name:N"))
-        ]
+        return [layer.encode(x="teacher:Q") for layer in (rule.encode(tooltip="name:N"), text.encode(text="name:N"))]
     text = base.mark_text(color=GREY, align="left", baseline="bottom", dy=-3, x=4)
-    return [
-        layer.encode(y="teacher:Q") for layer in (rule.encode(tooltip="name:N"), text.encode(text="name:N"))
-    ]
+    return [layer.encode(y="teacher:Q") for layer in (rule.encode(tooltip="name:N"), text.encode(text="name:N"))]
 
 
 def _tip(field: str, title: str, digits: str = ".2f") -> alt.Tooltip:
@@ -261,11 +253,11 @@ def _means(found: list[Record]) -> list[Record]:
     ]
 
 
-def _finish(chart: alt.LayerChart, height: int) -> alt.LayerChart:
+def _finish(chart: Any, height: int) -> alt.LayerChart:
     font = "system-ui, sans-serif"
     return (
         chart.properties(width="container", height=height, background="transparent")
-        .configure(font=font)
+        .configure(font=font, customFormatTypes=True)
         .configure_view(stroke=None)
         .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", gridOpacity=0.5)
         .configure_legend(labelFontSize=12)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,6 @@ def render(run: Path) -> str:
     records = read_curves(run, summary)
     recipe = _read_json(run / "recipe.json", dict) or {}
     environment = recipe.pop("environment", None) or {}
-    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     environment_of_page = jinja2.Environment(
         loader=jinja2.PackageLoader("potstill", "report"),
         autoescape=True,
@@ -77,7 +77,7 @@ def render(run: Path) -> str:
         examples=list(_examples(run, summary)),
         recipe=list(_flat(recipe)),
         environment=list(_flat(environment)),
-        vega=vl_convert.javascript_bundle(vl_version=version).replace("</script", "<\\/script"),
+        vega=_vega(),
     )
 
 
@@ -111,6 +111,14 @@ def _write(path: Path, content: bytes) -> Path:
     finally:
         beside.unlink(missing_ok=True)
     return path
+
+
+@lru_cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, in the versions that the figures are written for."""
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
+    return bundle.replace("</script", "<\\/script")
 
 
 def _charts(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ def cells(summary: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def footnotes(summary: dict[str, Any], shown: Sequence[str] | None = None) -> list[str]:
-    """What a reader must know to read the table rightly; `shown` are the keys of its columns (default: all)."""
+    """What a reader must know to read the table; `shown` are the keys of its columns (default: all)."""
     shown = [column.key for column in COLUMNS] if shown is None else shown
     others = [row for row in summary["rows"] if row["method"] != summary["baseline"]]
     found = [row["difference"] for row in others if row["difference"]]
@@ -116,18 +116,12 @@ def _sentence(row: dict[str, Any], baseline: str) -> dict[str, str]:
     over = "the lone student" if baseline == "student" else baseline
     if found is None:
         verdict = "baseline" if row["method"] == baseline else "alone"
-        what = (
-            "what the others are compared with"
-            if verdict == "baseline"
-            else f"nothing to compare with {over}"
-        )
+        what = "what the others are compared with" if verdict == "baseline" else f"nothing to compare with {over}"
         return {"method": row["method"], "verdict": verdict, "text": f"{reached} % over {seeds}; {what}"}
     digits = 1 if found["detectable"] is None or found["detectable"] >= 0.2 else 2
     verdict, mean = found["verdict"], f"{found['mean']:+z.{digits}f}"
     interval = (
-        ""
-        if found["low"] is None
-        else f"95 % interval {found['low']:z.{digits}f} to {found['high']:z.{digits}f}"
+        "" if found["low"] is None else f"95 % interval {found['low']:z.{digits}f} to {found['high']:z.{digits}f}"
     )
     if verdict == "undecided":
         text = f"no difference that {seeds} can show ({mean}, {interval}; smallest detectable "
@@ -141,9 +135,7 @@ def _sentence(row: dict[str, Any], baseline: str) -> dict[str, str]:
     return {"method": row["method"], "verdict": verdict, "text": text}
 
 
-def _table(
-    summary: dict[str, Any], lines: list[dict[str, str]], shown: list[Column], hidden: list[str]
-) -> Table:
+def _table(summary: dict[str, Any], lines: list[dict[str, str]], shown: list[Column], hidden: list[str]) -> Table:
     shown = _used(summary, shown)
     notes = footnotes(summary, [column.key for column in shown])
     if hidden:

@@ -1,0 +1,124 @@
+"""One cell of a comparison: one student, one method, one seed. `distill()` and every command train through here."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from potstill.data.preprocess import Preprocess
+from potstill.engine import Engine, Loader
+from potstill.precision import Choice, Precision, choose
+from potstill.recipe import Fit
+from potstill.sources import Network, Shuffled
+from potstill.taps import probe
+from potstill.tasks.classify import Classify, Evaluation
+from potstill.terms import Term
+from potstill.types import MAIN, Batch, DataInfo, Progress, Source
+from potstill.wiring import wire
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a cell learns from: the training loader, validation batches (or none), and what objectives may know."""
+
+    loader: Loader
+    info: DataInfo
+    probe: Batch
+    valid: Callable[[], Iterable[Batch]] | None = None
+
+
+def source(
+    module: nn.Module, batch: Batch, *, trained: bool, preprocess: Preprocess | None, precision: Precision
+) -> Network:
+    """A live network with the taps that one probe finds; the network is left bit-identical."""
+    device = batch.main.index.device
+    precision.place(module, device)
+    blank = Network(module, trained=trained, preprocess=preprocess, precision=precision)
+    found = probe(module, lambda: blank(Classify(), batch, MAIN, ()).output)
+    return blank.with_names(found.names)
+
+
+def assemble(
+    student: nn.Module,
+    teacher: Network | None,
+    terms: Sequence[Term],
+    examples: Examples,
+    fit: Fit,
+    *,
+    control: str | None = None,
+    seed: int = 0,
+    preprocess: Preprocess | None = None,
+    precision: Precision | None = None,
+    reference: Tensor | None = None,
+    folder: Path | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Engine:
+    """Sources, wired terms and an engine for one student."""
+    task = Classify()
+    sources: dict[str, Source] = {
+        "student": source(
+            student, examples.probe, trained=True, preprocess=preprocess, precision=precision or Precision()
+        )
+    }
+    if teacher is not None:
+        sources["teacher"] = Shuffled(teacher) if control == "shuffled" else teacher
+    wired = wire(terms, sources, task, examples.probe, examples.info, seed)
+
+    def evaluate(student: Source) -> dict[str, Any]:
+        found = task.evaluate(student, examples.valid(), reference)
+        measured = {"top1": found.top1, "valid_loss": found.loss}
+        return measured if reference is None else measured | {"agreement": found.agreement}
+
+    return Engine(
+        task=task,
+        sources=sources,
+        terms=wired,
+        loader=examples.loader,
+        fit=fit,
+        seed=seed,
+        device=examples.probe.main.index.device,
+        evaluate=evaluate if examples.valid is not None else None,
+        folder=folder,
+        on_step=on_step,
+    )
+
+
+def final_evaluation(engine: Engine, examples: Examples, reference: Tensor | None) -> Evaluation:
+    """The trained student once more, with its predictions."""
+    student = engine.sources["student"].with_module(engine.student)
+    return Classify().evaluate(student, examples.valid(), reference)
+
+
+def choose_precision(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    terms: Sequence[Term],
+    examples: Examples,
+    fit: Fit,
+    preprocess: Preprocess | None,
+    teacher_preprocess: Preprocess | None,
+) -> Choice:
+    """Measure real steps on throw-away copies: weights, statistics and random state stay as they are."""
+    device = examples.probe.main.index.device
+    batch = next(iter(examples.loader.epoch(0)))
+
+    def step(precision: Precision) -> Callable[[], None]:
+        guide = None
+        if teacher is not None:
+            guide = source(
+                copy.deepcopy(teacher), batch, trained=False, preprocess=teacher_preprocess, precision=precision
+            )
+        engine = assemble(
+            copy.deepcopy(student), guide, terms, examples, fit, preprocess=preprocess, precision=precision
+        )
+        engine.begin()
+        return lambda: engine.train_on(batch)
+
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        return choose(step, device)

@@ -1,0 +1,257 @@
+"""Run a recipe: a teacher, then every method from the same seeds, one table.
+
+Layout of the run folder: `recipe.json`, `precision.json`, `summary.json`, `report.html`, the headline student (last
+method, first seed), `teacher/`, and a folder per cell, `<method>/seed<k>/`. A cell that has its `result.json` is
+finished and never run again.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from potstill import checkpoint, runs
+from potstill.cell import assemble, final_evaluation
+from potstill.console import Talk
+from potstill.data import Images, load
+from potstill.evaluation.summary import Cell, summarise
+from potstill.methods import Method, parse
+from potstill.models import load_weights
+from potstill.precision import Precision
+from potstill.ranks import agree, rank, wait
+from potstill.recipe import Fit, Network, Recipe
+from potstill.report.page import write_report
+from potstill.setting import Setting
+from potstill.sources import Network as Source
+from potstill.student import CARD, WEIGHTS, save_student
+from potstill.tasks.classify import Classify, Evaluation
+from potstill.teachers import examine
+from potstill.types import Progress
+
+RESULT = "result.json"
+SHOWN = 24
+"""Images in the report where the teacher is right and the student wrong, per method."""
+
+Begin = Callable[[str, int], Callable[[Progress], None]]
+
+
+@dataclass
+class Options:
+    """What every run can be told besides its recipe."""
+
+    out: Path
+    device: torch.device
+    talk: Talk
+    seed: int = 0
+    precision: str = "auto"
+    resume: bool = False
+    source: str | None = None
+
+
+@dataclass
+class Comparison:
+    """One run of a recipe, while it runs."""
+
+    setting: Setting
+    options: Options
+    methods: list[Method]
+    precision: Precision
+    begin: Begin
+    teacher: Source | None = None
+    answers: Tensor | None = None
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def learn_teacher(self) -> None:
+        """Train the teacher, or load it, and look at what it is worth."""
+        spec, folder, seed = self.setting.recipe.teacher, self.options.out / "teacher", self.options.seed
+        module = self.setting.network(spec, "teacher", seed)
+        self.card = {"model": spec.name, "parameters": runs.parameters(module), "seconds": 0.0}
+        if spec.checkpoint is not None:
+            self.card["checkpoint"] = str(spec.checkpoint)
+        elif (folder / RESULT).exists():
+            load_weights(module, folder / WEIGHTS)
+            self.card["seconds"] = json.loads((folder / RESULT).read_text())["seconds"]
+        else:
+            fit = self.setting.recipe.teacher_fit or self.setting.recipe.fit
+            result, _ = self.train(module, spec, parse("student"), fit, seed, folder, "teacher")
+            self.card["seconds"] = result["seconds"]
+            if rank() == 0:
+                checkpoint.write_json(folder / RESULT, result)
+        wait()
+        self.teacher = self.setting.teacher(module, self.precision)
+        examples = self.setting.examples(self.setting.recipe.fit, seed)
+        classes = len(self.setting.train.classes)
+        found = examine(self.teacher, Classify(), examples.valid, classes, self.options.talk)
+        self.card["top1"], self.answers = found.top1, found.predictions
+
+    def cell(self, method: Method, seed: int) -> Cell:
+        """Train one student, or read what it came to."""
+        folder = self.options.out / method.name / f"seed{seed}"
+        if (folder / RESULT).exists():
+            return Cell(**json.loads((folder / RESULT).read_text())["cell"])
+        spec, fit = self.setting.recipe.student, self.setting.recipe.fit
+        module = self.setting.network(spec, "student", seed)
+        result, found = self.train(module, spec, method, fit, seed, folder, f"{method.name} seed {seed}")
+        cell = Cell(
+            method=method.name,
+            seed=seed,
+            top1=result["top1"],
+            best_top1=result["best_top1"],
+            agreement=found.agreement,
+            parameters=runs.parameters(module),
+            seconds=result["seconds"],
+            expansion=method.expansion,
+            folder=str(folder.relative_to(self.options.out)),
+            teacher_free=not method.needs_teacher,
+        )
+        if rank() == 0:
+            if seed == self.options.seed:
+                items = mistakes(self.setting.valid, found.predictions, self.answers)
+                checkpoint.write_json(folder / "examples.json", {"items": items})
+            checkpoint.write_json(folder / RESULT, {**result, "cell": asdict(cell)})
+        wait()
+        self.options.talk.say(f"{method.name} seed {seed}: {cell.top1:.2f} % ({cell.seconds:.0f} s)")
+        return cell
+
+    def train(
+        self, module: nn.Module, spec: Network, method: Method, fit: Fit, seed: int, folder: Path, label: str
+    ) -> tuple[dict[str, Any], Evaluation]:
+        """Train one network to the end and save it."""
+        examples = self.setting.examples(fit, seed)
+        engine = assemble(
+            module,
+            self.teacher if method.needs_teacher else None,
+            method.terms,
+            examples,
+            fit,
+            control=method.control,
+            seed=seed,
+            preprocess=self.setting.preprocess(spec),
+            precision=self.precision,
+            reference=self.answers,
+            folder=folder,
+        )
+        engine.on_step = self.begin(label, engine.total)
+        done = engine.run(resume=self.options.resume)
+        found = final_evaluation(engine, examples, self.answers)
+        best = max(row["top1"] for row in done.history if "top1" in row)
+        result = {"top1": found.top1, "best_top1": best, "seconds": done.seconds, "waited": done.waited}
+        if rank() == 0:
+            train = self.setting.train
+            card = {
+                "model": self.setting.architecture(spec),
+                "classes": list(train.classes),
+                "channels": train.channels,
+                "size": list(train.size),
+                "preprocess": self.setting.preprocess(spec).describe(),
+                "data": train.name,
+                "method": method.name,
+                "expansion": method.expansion,
+                "seed": seed,
+                "top1": found.top1,
+            }
+            save_student(folder, engine.student, card)
+        return result, found
+
+    def finish(self, cells: list[Cell], precision: dict[str, Any]) -> dict[str, Any]:
+        """The summary, the report, and the headline student in the run's own folder."""
+        out, names = self.options.out, [method.name for method in self.methods]
+        summary = summarise(
+            dataset=self.setting.train.name,
+            teacher=self.card,
+            cells=sorted(cells, key=lambda cell: (names.index(cell.method), cell.seed)),
+            run=str(out),
+            notes=_notes(self.setting),
+            title=self.setting.recipe.title,
+            precision=precision,
+        )
+        if rank() == 0:
+            headline = out / names[-1] / f"seed{self.options.seed}"
+            for name in (WEIGHTS, CARD):
+                checkpoint.write_beside(out / name, lambda path, name=name: shutil.copyfile(headline / name, path))
+            checkpoint.write_json(out / runs.SUMMARY, summary)
+            write_report(out)
+        wait()
+        return summary
+
+
+def run(recipe: Recipe, options: Options) -> dict[str, Any]:
+    """Train everything of a recipe that is not trained yet; returns the summary that it also writes."""
+    talk = options.talk
+    methods = [parse(text) for text in recipe.methods]
+    _check_names(methods)
+    train, valid = (images.to(options.device) for images in load(recipe.data, quiet=talk.quiet))
+    setting = Setting(recipe, options.device, train, valid)
+    counts = f"{len(train):,} training and {len(valid):,} validation images, {len(train.classes)} classes"
+    talk.say(f"data: {train.name}, {counts}")
+    for note in _notes(setting):
+        talk.say(f"  {note}")
+    setting.check(methods, options.seed)
+    if rank() == 0:
+        runs.claim(options.out, runs.describe(recipe, options.seed, options.source), options.resume)
+    wait()
+    precision, why = _precision(setting, options, methods)
+    talk.say(f"precision: {why}")
+    for method in methods:
+        talk.say(f"method {method.name}: {method.expansion}" + (" (shuffled teacher)" if method.control else ""))
+    cells = [(method, seed) for seed in range(options.seed, options.seed + recipe.seeds) for method in methods]
+    with talk.bars(len(cells) + 1) as begin:
+        comparison = Comparison(setting, options, methods, precision, begin)
+        comparison.learn_teacher()
+        done = [comparison.cell(method, seed) for method, seed in cells]
+    return comparison.finish(done, {"choice": precision.name, "why": why})
+
+
+def _precision(setting: Setting, options: Options, methods: list[Method]) -> tuple[Precision, str]:
+    """Decided once for all networks of the run, recorded, and reused on resume."""
+    record = options.out / "precision.json"
+    if record.exists():
+        found = json.loads(record.read_text())
+        return Precision.named(found["choice"]), found["why"]
+    if options.precision == "auto":
+        choice = setting.measure(methods, options.seed)
+        precision, why = agree((choice.precision, str(choice)))
+    else:
+        precision, why = Precision.named(options.precision), f"{options.precision}, as asked"
+    if rank() == 0:
+        checkpoint.write_json(record, {"choice": precision.name, "why": why})
+    wait()
+    return precision, why
+
+
+def _notes(setting: Setting) -> list[str]:
+    return list(dict.fromkeys(setting.train.notes + setting.valid.notes))
+
+
+def _check_names(methods: list[Method]) -> None:
+    names = [method.name for method in methods]
+    if not names:
+        raise ValueError("no method to run; write e.g. --methods student kd icd")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"method {name!r} is written twice")
+
+
+def mistakes(valid: Images, student: Tensor, teacher: Tensor) -> list[dict[str, Any]]:
+    """The first validation images where the teacher is right and the student wrong, as PNG."""
+    wrong = (teacher == valid.labels) & (student != valid.labels)
+    items = []
+    for index in wrong.nonzero().flatten()[:SHOWN].tolist():
+        pixels = valid.images[index].cpu()
+        image = Image.fromarray((pixels[0] if valid.channels == 1 else pixels.permute(1, 2, 0)).numpy())
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        names = {"label": valid.labels[index], "teacher": teacher[index], "student": student[index]}
+        named = {role: valid.classes[int(number)] for role, number in names.items()}
+        items.append({"png": base64.b64encode(buffer.getvalue()).decode(), **named, "index": index})
+    return items

@@ -1,0 +1,54 @@
+"""What a person sees while something runs: lines, progress bars, tables. Answers go to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from potstill.types import Progress as Steps
+
+
+@dataclass
+class Talk:
+    """Says things to a person, or nothing when `quiet`."""
+
+    quiet: bool = False
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        if not self.quiet:
+            self.console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def bars(self, cells: int) -> Iterator[Callable[[str, int], Callable[[Steps], None]]]:
+        """Two bars: all cells, and the steps of the current one.
+
+        Yields `begin(name, steps)`, which returns the function to call after each step.
+        """
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, disable=self.quiet, transient=True) as progress:
+            whole = progress.add_task("networks", total=cells, completed=-1) if cells > 1 else None
+            current = progress.add_task("", total=1)
+
+            def begin(name: str, steps: int) -> Callable[[Steps], None]:
+                progress.reset(current, description=escape(name), total=steps)
+                if whole is not None:
+                    progress.advance(whole)
+                return lambda done: progress.update(current, completed=done.step)
+
+            yield begin

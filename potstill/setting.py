@@ -1,0 +1,107 @@
+"""A recipe made real: its data on the device, and its networks, sources and loaders built on demand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from potstill.cell import Examples, assemble, choose_precision, source
+from potstill.data import Images, Preprocess, Resident, batches
+from potstill.hashing import hash_int
+from potstill.methods import Method
+from potstill.models import build, load_weights
+from potstill.precision import Choice, Precision
+from potstill.ranks import rank, world_size
+from potstill.recipe import Fit, Network, Recipe
+from potstill.sources import Network as Source
+from potstill.types import DataInfo
+
+EVALUATION_BATCH = 512
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything of a recipe that is the same for all its cells."""
+
+    recipe: Recipe
+    device: torch.device
+    train: Images
+    valid: Images
+
+    def network(self, spec: Network, role: str, seed: int) -> nn.Module:
+        """A network of the recipe, initialised as a function of (seed, role), with its checkpoint if it has one."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(hash_int(seed, role))
+            module = build(**self.architecture(spec))
+        if spec.checkpoint is not None:
+            load_weights(module, spec.checkpoint)
+        return module.to(self.device)
+
+    def architecture(self, spec: Network) -> dict[str, Any]:
+        """What `potstill.models.build` needs."""
+        options = {k: v for k, v in (("width", spec.width), ("depth", spec.depth)) if v is not None}
+        return {
+            "name": spec.name,
+            "num_classes": len(self.train.classes),
+            "in_channels": self.train.channels,
+            **options,
+        }
+
+    def preprocess(self, spec: Network) -> Preprocess:
+        """A network's own normalisation; the training data's where the recipe does not say."""
+        if (spec.mean is None) != (spec.std is None):
+            raise ValueError(f"network {spec.name!r}: give both mean and std, or neither")
+        own = Preprocess.of(self.train)
+        return replace(own, mean=spec.mean or own.mean, std=spec.std or own.std, size=spec.size)
+
+    def teacher(self, module: nn.Module, precision: Precision | None = None) -> Source:
+        probe = next(iter(batches(self.train, 4, self.device)))
+        spec = self.recipe.teacher
+        return source(
+            module, probe, trained=False, preprocess=self.preprocess(spec), precision=precision or Precision()
+        )
+
+    def examples(self, fit: Fit, seed: int) -> Examples:
+        loader = Resident(
+            self.train,
+            fit.batch_size,
+            augment=self.recipe.data.augment,
+            seed=hash_int(self.recipe.data.data_seed, seed),
+            device=self.device,
+            rank=rank(),
+            world=world_size(),
+            drop_last=fit.drop_last,
+        )
+        info = DataInfo(len(self.train), loader.batch_size, len(self.train.classes), self.train.labels)
+        probe = next(iter(batches(self.train, min(8, len(self.train)), self.device)))
+        return Examples(loader, info, probe, lambda: batches(self.valid, EVALUATION_BATCH, self.device))
+
+    def check(self, methods: list[Method], seed: int) -> None:
+        """Build everything once, on throw-away copies, so that mistakes show before the first step."""
+        fit, student = self.recipe.fit, self.recipe.student
+        teacher = self.teacher(self.network(self.recipe.teacher, "teacher", seed))
+        for method in methods:
+            assemble(
+                self.network(student, "student", seed),
+                teacher if method.needs_teacher else None,
+                method.terms,
+                self.examples(fit, seed),
+                fit,
+                preprocess=self.preprocess(student),
+            )
+
+    def measure(self, methods: list[Method], seed: int) -> Choice:
+        """The fastest precision for a step of these methods."""
+        method = next((m for m in reversed(methods) if m.needs_teacher), methods[0])
+        return choose_precision(
+            self.network(self.recipe.student, "student", seed),
+            self.network(self.recipe.teacher, "teacher", seed) if method.needs_teacher else None,
+            method.terms,
+            self.examples(self.recipe.fit, seed),
+            self.recipe.fit,
+            self.preprocess(self.recipe.student),
+            self.preprocess(self.recipe.teacher),
+        )

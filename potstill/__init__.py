@@ -1,0 +1,69 @@
+"""Potstill: knowledge distillation for PyTorch.
+
+    student = potstill.distill(teacher, student, train_loader, valid=valid_loader, method="icd+kd", epochs=30)
+
+Importing defines names and does nothing else; the heavy parts are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from potstill.api import distill
+    from potstill.data import Data, Images, Preprocess
+    from potstill.engine import Interrupted
+    from potstill.methods import parse
+    from potstill.recipe import Fit, Network, Recipe
+    from potstill.student import Predictor, load
+    from potstill.terms import Spec, Term
+    from potstill.types import Objective
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Data": "data",
+    "Fit": "recipe",
+    "Images": "data",
+    "Interrupted": "engine",
+    "Network": "recipe",
+    "Objective": "types",
+    "Predictor": "student",
+    "Preprocess": "data",
+    "Recipe": "recipe",
+    "Spec": "terms",
+    "Term": "terms",
+    "distill": "api",
+    "load": "student",
+    "parse": "methods",
+}
+
+__all__ = [
+    "Data",
+    "Fit",
+    "Images",
+    "Interrupted",
+    "Network",
+    "Objective",
+    "Predictor",
+    "Preprocess",
+    "Recipe",
+    "Spec",
+    "Term",
+    "distill",
+    "load",
+    "parse",
+]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'potstill' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"potstill.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -128,6 +128,8 @@ class Network:
                 module.training = mode
 
     def close(self) -> None:
+        """Give the network back in the modes, and with the layout of weights, that are usual."""
+        self._module.to(memory_format=torch.contiguous_format)
         for module, mode in self._modes.items():
             module.training = mode
 

@@ -41,8 +41,8 @@ def load(run: str | Path, model: nn.Module | None = None) -> Predictor:
     if model is None:
         if "name" not in card["model"]:
             raise ValueError(
-                f"the student in {folder} is a {card['model']['class']}, which is not of the zoo; build it yourself and "
-                "call potstill.load(run, model=…)"
+                f"the student in {folder} is a {card['model']['class']}, which is not of the zoo; build it yourself "
+                "and call potstill.load(run, model=…)"
             )
         model = build(**card["model"])
     try:

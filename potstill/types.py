@@ -145,13 +145,15 @@ class DataInfo:
     """What an objective may know of the data when it is built.
 
     `samples` is the number of training samples (indices lie in [0, samples)), `classes` the number of labels or
-    None, `batch_size` the global batch, `labels` the label of every training sample where they are known.
+    None, `batch_size` the global batch, `labels` the label of every training sample where they are known. `indexed`
+    says whether a sample's index is its own in every epoch; a foreign loader may not know it.
     """
 
     samples: int
     batch_size: int
     classes: int | None = None
     labels: Tensor | None = field(default=None, compare=False, repr=False)
+    indexed: bool = True
 
 
 class Objective(nn.Module):

@@ -43,6 +43,11 @@ def wire(
                 f"term {draft.name!r} relates the samples of a batch to each other and cannot work with a batch of "
                 f"{data.batch_size}; use a batch size of at least 2"
             )
+        if "index" in objective.needs and not data.indexed:
+            raise ValueError(
+                f"term {draft.name!r} keeps something for each sample and needs its index, which your loader does not "
+                "give; let it yield (input, label, index), or give the data set instead of a loader"
+            )
         built.append(Wired(draft.name, objective, draft.left, draft.right, term.weight))
     return built
 
@@ -112,8 +117,8 @@ def _check_finite(draft: Wired, teacher: Tensors | None) -> None:
     for value in values:
         if not value.isfinite().all():
             raise ValueError(
-                f"term {draft.name!r}: source {draft.right.source!r} answers with NaN or infinity on real inputs; check "
-                "its weights and its preprocessing (a bf16 or float16 overflow, a wrong checkpoint)"
+                f"term {draft.name!r}: source {draft.right.source!r} answers with NaN or infinity on real inputs; "
+                "check its weights and its preprocessing (a bf16 or float16 overflow, a wrong checkpoint)"
             )
 
 

@@ -122,7 +122,7 @@ def csv_files(root: Path) -> dict[str, Path]:
     files = {file.stem.lower(): file for file in sorted(root.glob("*.csv"))}
     if "train" in files:
         return {name: file for name, file in files.items() if name in ("train", *VALID_NAMES)}
-    fitting = [file for file in files.values() if _pick(_header(file), None, PATH_COLUMNS)]
+    fitting = [file for file in files.values() if _lists_images(file)]
     return {"train": fitting[0]} if len(fitting) == 1 else {}
 
 
@@ -149,16 +149,23 @@ def csv_tables(files: dict[str, Path], data: Data) -> tuple[Raw, Raw | None]:
 def _csv_raw(split: str, rows: Sequence[tuple[str, Path, str, str]], whole: bool, root: Path) -> Raw:
     labels = np.array([int(row[2]) if whole else row[2] for row in rows], dtype=np.int64 if whole else object)
     raw = _paths_raw(split, [row[1] for row in rows], labels, None, root)
-    return Raw(split, labels, None, raw.read, lambda row: rows[row][3], raw.stamp)
+    return Raw(split, labels, None, raw.read, lambda row: f"{rows[row][1]} ({rows[row][3]})", raw.stamp)
 
 
 def _header(file: Path) -> list[str]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             first = stream.readline()
-    except (OSError, UnicodeDecodeError):
-        return []
-    return next(csv.reader([first], delimiter=_delimiter(first)), [])
+        return next(csv.reader([first], delimiter=_delimiter(first)), [])
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be read as CSV in UTF-8: {error}") from error
+
+
+def _lists_images(file: Path) -> bool:
+    try:
+        return _pick(_header(file), None, PATH_COLUMNS) is not None
+    except ValueError:  # some other table that happens to lie there
+        return False
 
 
 def _delimiter(first: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -131,11 +131,12 @@ def _unused(data: Data, has_valid: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class _Ready:
-    """A split with its pixels, from the cache or fresh."""
+    """A split with its pixels, from the cache or fresh; `trouble` says what could not be read."""
 
     key: str
     entry: cache.Entry
     fresh: bool
+    trouble: str = ""
 
 
 def _decoded(
@@ -145,6 +146,8 @@ def _decoded(
     first = _split(data, train, None, f"{name} {train.split}", quiet)
     channels, height, width = first.entry.pixels.shape[1:]
     second = _split(data, valid, Plan(channels, height, width), f"{name} {valid.split}", quiet)
+    if troubles := [ready.trouble for ready in (first, second) if ready.trouble]:
+        raise ValueError("; ".join(troubles) + " (--data.skip-unreadable leaves unreadable images out)")
     # Both are whole now: nothing is cached of data that turned out bad.
     for ready in (first, second):
         if ready.fresh and (trouble := cache.store(ready.key, ready.entry)) and trouble not in notes:
@@ -174,22 +177,13 @@ def _split(data: Data, raw: Raw, given: Plan | None, title: str, quiet: bool) ->
             f"{target.width}x{target.height}"
         )
     entry = cache.Entry(found.pixels, raw.labels, tuple(notes))
-    return _Ready(key, _without(entry, found.failures, raw, data.skip_unreadable, title), True)
-
-
-def _without(entry: cache.Entry, failures: dict[int, str], raw: Raw, skip: bool, title: str) -> cache.Entry:
-    """Leave out what could not be read, or refuse."""
-    if not failures:
-        return entry
-    shown = "; ".join(f"{raw.where(row)}: {reason}" for row, reason in list(failures.items())[:_SHOWN])
-    more = " …" if len(failures) > _SHOWN else ""
-    if len(failures) == len(raw):
-        raise ValueError(f"{title}: none of {len(raw)} images can be read: {shown}{more}")
-    if not skip:
-        raise ValueError(
-            f"{title}: {len(failures)} of {len(raw)} images cannot be read: {shown}{more} "
-            "(--data.skip-unreadable leaves them out)"
-        )
-    kept = np.array([row not in failures for row in range(len(raw))])
-    note = f"{title}: {len(failures)} of {len(raw)} images cannot be read and were left out: {shown}{more}"
-    return replace(entry, pixels=entry.pixels[kept], labels=entry.labels[kept], notes=(*entry.notes, note))
+    if not found.failures:
+        return _Ready(key, entry, True)
+    shown = "; ".join(f"{raw.where(row)}: {reason}" for row, reason in list(found.failures.items())[:_SHOWN])
+    more = " …" if len(found.failures) > _SHOWN else ""
+    trouble = f"{title}: {len(found.failures)} of {len(raw)} images cannot be read: {shown}{more}"
+    if not data.skip_unreadable or len(found.failures) == len(raw):
+        return _Ready(key, entry, True, trouble)
+    kept = np.array([row not in found.failures for row in range(len(raw))])
+    notes.append(trouble.replace("cannot be read", "cannot be read and were left out", 1))
+    return _Ready(key, cache.Entry(found.pixels[kept], raw.labels[kept], tuple(notes)), True)

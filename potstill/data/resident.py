@@ -40,7 +40,7 @@ class Resident:
         images: Images,
         batch_size: int,
         *,
-        augment: Augment = "crop-flip",
+        augment: str = "crop-flip",
         seed: int = 0,
         device: torch.device | str = "cpu",
         rank: int = 0,
@@ -73,7 +73,7 @@ class Resident:
         self.samples = len(images)
         self.batch_size = batch_size
         self.steps = self.samples // batch_size if drop_last else -(-self.samples // batch_size)
-        self.augment: Augment = augment
+        self.augment = augment
         self.seed = seed
         self.rank = rank
         self.world = world

@@ -72,9 +72,7 @@ def paired_difference(treatment: Sequence[float], control: Sequence[float]) -> P
     (1.2, 0.86, 1.54, 'better')
     """
     if len(treatment) != len(control):
-        raise ValueError(
-            f"pairs need two sides of one length, got {len(treatment)} and {len(control)} values"
-        )
+        raise ValueError(f"pairs need two sides of one length, got {len(treatment)} and {len(control)} values")
     left, right = _finite(treatment), _finite(control)
     mean, std = mean_std([a - b for a, b in zip(left, right, strict=True)])
     n = len(left)
@@ -120,9 +118,7 @@ def _noncentrality(n: int, level: float, power: float) -> float:
 
     def missing(delta: float) -> float:
         found = float(stats.nct.sf(critical, n - 1, delta))
-        if (
-            delta < 5
-        ):  # beyond, the wrong-sided tail is below P(Z < -5) = 3e-7, and scipy may return NaN for it
+        if delta < 5:  # beyond, the wrong-sided tail is below P(Z < -5) = 3e-7, and scipy may return NaN for it
             found += float(stats.nct.cdf(-critical, n - 1, delta))
         return found - power
 

@@ -145,6 +145,4 @@ def _check_group(method: str, group: Sequence[Cell]) -> None:
         values = {getattr(cell, name) for cell in group}
         if len(values) > 1:
             shown = ", ".join(sorted(str(value) for value in values))
-            raise ValueError(
-                f"{method!r}: its seeds disagree on {name} ({shown}); these are different methods"
-            )
+            raise ValueError(f"{method!r}: its seeds disagree on {name} ({shown}); these are different methods")

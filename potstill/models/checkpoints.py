@@ -51,22 +51,17 @@ def load_weights(model: nn.Module, path: str | Path, *, strict: bool = True) -> 
     if unexpected and (strict or not common):
         problems.append(_listed("unexpected", unexpected))
     if misfits:
-        problems.append(
-            _listed("different", [f"{key} ({difference})" for key, difference in misfits.items()])
-        )
+        problems.append(_listed("different", [f"{key} ({difference})" for key, difference in misfits.items()]))
     if problems:
         raise ValueError(
-            f"the weights in {path} do not fit {type(model).__name__}, nothing was loaded: "
-            + "; ".join(problems)
+            f"the weights in {path} do not fit {type(model).__name__}, nothing was loaded: " + "; ".join(problems)
         )
     model.load_state_dict(weights, strict=False)
 
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise ValueError(
-            f"no weights at {path}: " + ("it is a folder" if path.is_dir() else "there is no such file")
-        )
+        raise ValueError(f"no weights at {path}: " + ("it is a folder" if path.is_dir() else "there is no such file"))
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise ValueError(f"{path} is not a .safetensors, .pth or .pt file")
     # A broken file can fail anywhere inside a reader, with any exception; the user needs to hear one thing.
@@ -104,14 +99,8 @@ def _pickled_objects(path: Path) -> str | None:
             with zipfile.ZipFile(path) as archive:
                 inside = next(name for name in archive.namelist() if name.endswith("data.pkl"))
                 content = archive.read(inside)
-            names = {
-                str(arg).replace(" ", ".")
-                for op, arg, _ in pickletools.genops(content)
-                if op.name == "GLOBAL"
-            }
-            names = {
-                name for name in names if not name.startswith(STATE_DICTS) and not name.endswith("Storage")
-            }
+            names = {str(arg).replace(" ", ".") for op, arg, _ in pickletools.genops(content) if op.name == "GLOBAL"}
+            names = {name for name in names if not name.startswith(STATE_DICTS) and not name.endswith("Storage")}
         else:
             with path.open("rb") as file:
                 list(pickletools.genops(file))
@@ -131,13 +120,10 @@ def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not loaded:
         found = "an empty one" if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}"
         raise ValueError(f"{path} holds no state dict (bare, or under 'model' or 'state_dict') but {found}")
-    foreign = [
-        str(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, Tensor))
-    ]
+    foreign = [str(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if foreign:
         raise ValueError(
-            f"{path} holds no state dict (bare, or under 'model' or 'state_dict'): "
-            + _listed("not tensors", foreign)
+            f"{path} holds no state dict (bare, or under 'model' or 'state_dict'): " + _listed("not tensors", foreign)
         )
     return dict(loaded)
 

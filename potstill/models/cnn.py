@@ -62,9 +62,7 @@ def _layer(in_width: int, width: int, stride: int) -> nn.Sequential:
 
 
 def _stage(depth: int, in_width: int, width: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        _layer(in_width, width, stride), *(_layer(width, width, 1) for _ in range(depth - 1))
-    )
+    return nn.Sequential(_layer(in_width, width, stride), *(_layer(width, width, 1) for _ in range(depth - 1)))
 
 
 def small_cnn(num_classes: int, in_channels: int = 1, width: int = 8, depth: int = 1) -> SmallCNN:

@@ -33,9 +33,7 @@ class BasicBlock(nn.Module):
         self.downsample = (
             nn.Identity()
             if stride == 1 and in_width == width
-            else nn.Sequential(
-                nn.Conv2d(in_width, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width)
-            )
+            else nn.Sequential(nn.Conv2d(in_width, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
         )
         self.relu2 = nn.ReLU()
 

@@ -4,6 +4,8 @@ The colours are those of Okabe and Ito, *Color Universal Design* (2008), without
 vanish on a light or a dark page; the baseline is grey. Beyond six methods colours repeat with other dashes.
 """
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -121,14 +123,15 @@ def _curves(
     names = list(shades)
     epochs = len({record["epoch"] for record in found})
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False)
+    letters = min(max(len(name) for name in names), 24)
     legend = alt.Legend(
-        **{"orient": "top", "columns": 3, "title": None, "labelLimit": 120},
+        **{"orient": "top", "columns": _per(60 + 7 * letters), "title": None, "labelLimit": 175},
         **{"symbolType": "stroke", "symbolSize": 300, "symbolOpacity": 1, "symbolStrokeWidth": 2.5},
     )
     x = alt.X(
         "epoch:Q",
         title="epoch",
-        axis=alt.Axis(tickMinStep=1, tickCount=_ticks(70), format="d", grid=False),
+        axis=alt.Axis(tickMinStep=1, tickCount=_per(70), format="d", grid=False),
         scale=alt.Scale(nice=False),
     )
     y = alt.Y("value:Q", title=title, scale=scale)
@@ -141,7 +144,7 @@ def _curves(
     near = alt.selection_point(
         name="near", fields=["line", "epoch"], on="pointerover", clear="pointerout", nearest=True, empty=False
     )
-    base: Any = alt.Chart(alt.InlineData(values=means)).encode(x=x, y=y, color=colour)
+    base: Any = alt.Chart(_csv(means)).encode(x=x, y=y, color=colour)
     mean = base.mark_line(strokeWidth=2.5).encode(
         strokeDash=dash, opacity=alt.when(pick).then(alt.value(1)).otherwise(alt.value(0.06))
     )
@@ -162,7 +165,7 @@ def _curves(
     )
     layers: list[Chart] = [mean.add_params(pick), points.add_params(near)]
     if many:
-        seeds: Any = alt.Chart(alt.InlineData(values=found)).mark_line(strokeWidth=1)
+        seeds: Any = alt.Chart(_csv(found)).mark_line(strokeWidth=1)
         faint = alt.when(pick).then(alt.value(0.22)).otherwise(alt.value(0.02))
         layers.insert(0, seeds.encode(x=x, y=y, color=colour, detail="seed:N", opacity=faint))
     if rule is not None:
@@ -196,7 +199,7 @@ def _dots(summary: dict[str, Any], key: str, title: str, teacher: float | None) 
         _tip("std", "std"),
         alt.Tooltip("n:Q", title="seeds"),
     ]
-    axis = alt.Axis(tickCount=_ticks(80))
+    axis = alt.Axis(tickCount=_per(80))
     x = alt.X("low:Q", title=title, axis=axis, scale=alt.Scale(zero=False, padding=12))
     seeds: Any = alt.Chart(alt.InlineData(values=points)).mark_circle(size=60, opacity=0.45)
     layers: list[Chart] = [
@@ -233,9 +236,20 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _ticks(pixels: int) -> alt.ExprRef:
-    """About one tick per so many pixels of the width the reader has."""
-    return alt.ExprRef(expr=f"ceil(width / {pixels})")
+def _per(pixels: int) -> alt.ExprRef:
+    """As many as fit the width that the reader has, at so many pixels each."""
+    # the container's width and not the chart's, which a legend of other height would change in turn
+    return alt.ExprRef(expr=f"max(1, floor((containerSize()[0] || width) / {pixels}))")
+
+
+def _csv(records: list[Record]) -> alt.InlineData:
+    """Records as text: Altair copies and validates lists row by row, which takes seconds for long runs."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    parse = {key: "string" if key == "line" else "number" for key in records[0]}
+    return alt.InlineData(values=text.getvalue(), format=alt.CsvDataFormat(type="csv", parse=parse))
 
 
 def _means(found: list[Record]) -> list[Record]:

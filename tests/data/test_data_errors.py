@@ -51,7 +51,7 @@ def test_one_folder_too_high(tmp_path, picture):
     refuses(Data(root=tmp_path / "all"), "cifar holds Parquet files")
     for name in ("cat", "dog"):
         picture(tmp_path / "up" / "set" / name / "0.png")
-    refuses(Data(root=tmp_path / "up"), "only one class folder", "set, with cat, dog")
+    refuses(Data(root=tmp_path / "up"), "only one class folder", "set meant, with cat, dog?")
 
 
 def test_folder_splits(tmp_path, picture):
@@ -148,7 +148,7 @@ def test_csv(tmp_path, picture):
         ("path,label,split\n0.png,1,test\n", ["no training rows"]),
         ("path,label\n0.png,1\n0.png,-3\n", ["line 3", "label -3"]),
         ("path,label\n0.png,a\n0.png,a\n", ["only one class"]),
-        ("path,label\n0.png,0\n1.png,0\n0.png,1\n0.png,1\n", ["1.png: no such file", "1 of"]),
+        ("path,label\n0.png,0\n1.png,0\n0.png,1\n0.png,1\n", ["1.png (", "line 3): no such file", "1 of"]),
     ):
         file.write_text(text)
         refuses(Data(root=file), *words)

@@ -1,9 +1,8 @@
-"""Reading what users have: the embedded set, Parquet, photographs, CSV; and not reading it twice."""
+"""Reading what users have: the embedded set, Parquet, photographs, CSV."""
 
 import hashlib
 import io
 import json
-import sys
 from collections import Counter
 
 import numpy as np
@@ -107,8 +106,10 @@ def test_cifar100_pixels_are_the_published_ones(shared):
     _, valid = load(Data("cifar100", shared("cifar100"), train_rows=100), quiet=True)
     pixels = valid.images.permute(0, 2, 3, 1).contiguous().numpy()
     assert hashlib.sha256(pixels.tobytes()).hexdigest().startswith("251c361c44f8b917f8035acde9b98362")
-    assert valid.mean == pytest.approx((pixels / 255).mean(axis=(0, 1, 2)), abs=1e-12)
-    assert valid.std == pytest.approx((pixels / 255).std(axis=(0, 1, 2)), abs=1e-9)
+    assert np.array(valid.mean) == pytest.approx(
+        pixels.sum(axis=(0, 1, 2), dtype=np.int64) / 10000 / 1024 / 255, abs=1e-14
+    )
+    assert np.array(valid.std) == pytest.approx((pixels / 255).std(axis=(0, 1, 2)), abs=1e-9)
 
 
 def test_grey_and_jpeg_tables(shared):
@@ -163,7 +164,8 @@ def test_photographs(photos):
     train, valid = load(Data(root=photos, valid_fraction=1 / 3))
     assert (train.name, train.classes) == ("photos", ("apple", "sky"))
     assert train.images.shape == (8, 3, 64, 64)
-    assert train.labels.bincount().tolist() == valid.labels.bincount().tolist() == [4, 4]
+    assert train.labels.bincount().tolist() == [4, 4]
+    assert valid.labels.bincount().tolist() == [2, 2]
     notes = " ".join(train.notes)
     assert "64x64" in notes
     assert "4 of 12" in notes
@@ -269,7 +271,7 @@ def test_unreadable_files(photos, truncate, cache):
     assert "skip-unreadable" in message
     assert not list(cache.rglob("*.npy"))
     train, valid = load(Data(root=photos, valid_fraction=0.1, skip_unreadable=True))
-    assert len(train) + len(valid) == 12
+    assert len(train) + len(valid) == 11
     assert len(train.labels) == len(train.images)
     assert any("left out" in note and "3 of" in note for note in train.notes)
     again, _ = load(Data(root=photos, valid_fraction=0.1, skip_unreadable=True))
@@ -282,7 +284,7 @@ def test_nothing_readable(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(3):
             (tmp_path / name / f"{number}.png").write_text("x")
-    with pytest.raises(ValueError, match="none of"):
+    with pytest.raises(ValueError, match=r"train: 4 of 4 .* set aside: 2 of 2"):
         load(Data(root=tmp_path, skip_unreadable=True))
 
 
@@ -290,82 +292,3 @@ def test_names_that_differ_by_case(tmp_path):
     write_parquet(tmp_path / "train.parquet", range(12), ["Cat", "cat", "dog"] * 4, None)
     train, _ = load(Data(root=tmp_path))
     assert any("'Cat' and 'cat'" in note for note in train.notes)
-
-
-def test_cache_spares_decoding(photos, monkeypatch):
-    data = Data(root=photos)
-    first = load(data)
-
-    def refuse(*args, **kw):
-        raise AssertionError("decoded again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Image, "open", refuse)
-        second = load(data)
-        for a, b in zip(first, second, strict=True):
-            assert torch.equal(a.images, b.images)
-            assert torch.equal(a.labels, b.labels)
-            assert (a.notes, a.fingerprint, a.classes) == (b.notes, b.fingerprint, b.classes)
-        with pytest.raises(ValueError, match="decoded again"):
-            load(Data(root=photos, size=20))  # another choice is another entry
-
-
-def test_cache_follows_the_files(photos, picture):
-    first, _ = load(Data(root=photos, size=8))
-    for number in range(6):
-        picture(photos / "apple" / f"{number}.jpg", (0, 200, 0), (40 + number, 30), seed=number)
-    second, _ = load(Data(root=photos, size=8))
-    assert second.fingerprint != first.fingerprint
-    assert not torch.equal(first.images, second.images)
-
-
-@pytest.mark.parametrize("damage", ["images.npy", "labels.npy", "about.json"])
-def test_broken_cache_is_rebuilt(photos, cache, damage):
-    data = Data(root=photos, size=8)
-    first, _ = load(data)
-    for file in cache.rglob(damage):
-        file.write_bytes(file.read_bytes()[:-10])
-    second, _ = load(data)
-    assert torch.equal(first.images, second.images)
-    for file in cache.rglob(damage):
-        file.unlink()
-    assert torch.equal(load(data)[0].labels, first.labels)
-    assert len(list(cache.rglob(damage))) == 2  # whole again
-    assert not [path for path in cache.rglob(".*") if path.is_dir()]  # nothing half-written left beside
-
-
-def test_cache_that_cannot_be_written(photos, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "file"))
-    train, _ = load(Data(root=photos, size=8))
-    assert any("could not be cached" in note for note in train.notes)
-
-
-def test_hub_without_datasets(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"pip install 'potstill\[hub\]'.*--data\.root"):
-        load(Data("cifar100"))
-
-
-def test_hub_offline(monkeypatch):
-    class Offline:
-        @staticmethod
-        def load_dataset(name):
-            raise ConnectionError("Couldn't reach the Hub")
-
-    monkeypatch.setitem(sys.modules, "datasets", Offline)
-    with pytest.raises(ValueError, match=r"someone/set.*Couldn't reach.*--data\.root"):
-        load(Data("someone/set"))
-
-
-def test_hub(shared, monkeypatch, tmp_path):
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
-    folder = shared("fashion_mnist_subset")
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda name, old=datasets.load_dataset: old(str(folder), cache_dir=str(tmp_path))
-    )
-    train, valid = load(Data("fashion_mnist", train_rows=2500, valid_rows=30), quiet=True)
-    local, held = load(Data("fashion_mnist", folder, train_rows=2500, valid_rows=30), quiet=True)
-    assert torch.equal(train.images, local.images)
-    assert torch.equal(valid.labels, held.labels)
-    assert (train.classes, valid.split) == (local.classes, held.split)

@@ -15,6 +15,10 @@ def noise(count=103, channels=3, height=16, width=16):
     return Images(pixels, labels, tuple("abcde"), "noise", "train", "0")
 
 
+def flat(parts):
+    return [row for part in parts for row in part]
+
+
 def rows(loader, epoch, start=0):
     return [batch.main.index.tolist() for batch in loader.epoch(epoch, start)]
 
@@ -24,10 +28,10 @@ def test_every_image_once():
     assert (loader.steps, loader.samples, loader.batch_size) == (6, 103, 20)
     seen = rows(loader, 0)
     assert [len(batch) for batch in seen] == [20] * 5 + [3]
-    assert sorted(sum(seen, [])) == list(range(103))
+    assert sorted(flat(seen)) == list(range(103))
     short = Resident(noise(), 20)
     assert short.steps == 5
-    assert len(set(sum(rows(short, 0), []))) == 100
+    assert len(set(flat(rows(short, 0)))) == 100
 
 
 def test_views_belong_together():
@@ -46,7 +50,7 @@ def test_order_depends_on_seed_and_epoch_only():
     again = Resident(images, 20, seed=1, augment="none")
     rows(again, 0)
     assert rows(again, 4) == first
-    assert sum(rows(Resident(images, 10, seed=1), 4), []) == sum(first, [])
+    assert flat(rows(Resident(images, 10, seed=1), 4)) == flat(first)
     assert rows(again, 5) != first
     assert rows(Resident(images, 20, seed=2), 4) != first
     # A shuffle, not a walk: neighbours in the order are seldom neighbours in the data.
@@ -159,6 +163,10 @@ def test_every_offset_and_both_directions_are_equally_likely():
     assert 1850 < int(flips.sum()) < 2150
     both = crop_flip(images, index, 7, 1, pad=2)[:, 0, 4, 4]
     assert len(both.unique()) == 30  # mirrored windows reach one column further
+    wide = crop_flip(images, index, 7, 1, pad=(0, 3), flip=False)[:, 0, 4, 4]
+    assert sorted(wide.unique().tolist()) == [40 + column for column in range(1, 8)]
+    uneven = crop_flip(images, index, 7, 1, pad=(1, 3), flip=False)[:, 0, 4, 4]
+    assert len(uneven.unique()) == 21
 
 
 def test_augment_choices():

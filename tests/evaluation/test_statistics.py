@@ -95,9 +95,7 @@ def test_bad_pairs(a, b):
         paired_difference(a, b)
 
 
-@pytest.mark.parametrize(
-    ("std", "n", "power"), [(1.0, 1, 0.8), (-1.0, 5, 0.8), (math.nan, 5, 0.8), (1.0, 5, 0.01)]
-)
+@pytest.mark.parametrize(("std", "n", "power"), [(1.0, 1, 0.8), (-1.0, 5, 0.8), (math.nan, 5, 0.8), (1.0, 5, 0.01)])
 def test_bad_detectable(std, n, power):
     with pytest.raises(ValueError, match=r"pairs|standard deviation|level"):
         detectable_difference(std, n, power=power)

@@ -23,9 +23,7 @@ def fresh():
 
 
 def same(a, b):
-    return all(
-        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    )
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 def refused(model, path, match, **kw):
@@ -37,9 +35,7 @@ def refused(model, path, match, **kw):
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "wrap", [dict, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s, "acc": 0.5}]
-)
+@pytest.mark.parametrize("wrap", [dict, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s, "acc": 0.5}])
 @pytest.mark.parametrize("name", ["weights.pth", "weights.pt"])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_torch_files(tmp_path, saved, fresh, wrap, name, zipped):
@@ -96,9 +92,7 @@ def test_other_number_of_classes(tmp_path, fresh):
 
 def test_other_width_is_not_called_classes(tmp_path, fresh):
     torch.save(small_cnn(10, width=4).state_dict(), tmp_path / "w.pth")
-    message = refused(
-        fresh, tmp_path / "w.pth", r"do not fit SmallCNN.*stage1\.0\.conv\.weight \(shape \[4, 1, 3, 3\]"
-    )
+    message = refused(fresh, tmp_path / "w.pth", r"do not fit SmallCNN.*stage1\.0\.conv\.weight \(shape \[4, 1, 3, 3\]")
     assert "classes" not in message
     assert "… and" in message
 
@@ -155,9 +149,7 @@ def test_no_code_is_run(tmp_path, fresh, zipped):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
-@pytest.mark.parametrize(
-    "content", [b"", b"not weights at all", b"\x00" * 100, b"PK\x03\x04broken", b"\x80\x02"]
-)
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x00" * 100, b"PK\x03\x04broken", b"\x80\x02"])
 def test_garbage(tmp_path, fresh, suffix, content):
     path = tmp_path / f"w{suffix}"
     path.write_bytes(content)

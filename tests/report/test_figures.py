@@ -1,5 +1,7 @@
 """The figures: data, colours, and files."""
 
+import csv
+import io
 import math
 
 import pytest
@@ -18,7 +20,14 @@ def layers(chart):
     spec = chart.to_dict()
     for layer in spec["layer"]:
         data = layer.get("data", spec.get("data"))
-        yield layer, spec["datasets"][data["name"]] if "name" in data else data["values"]
+        rows = spec["datasets"][data["name"]] if "name" in data else data["values"]
+        if isinstance(rows, str):
+            rows = [{k: v if k == "line" else float(v) for k, v in row.items()} for row in reader(rows)]
+        yield layer, rows
+
+
+def reader(text):
+    return csv.DictReader(io.StringIO(text))
 
 
 def test_every_seed_is_a_point_and_the_teacher_a_rule(drawn):

@@ -1,0 +1,244 @@
+"""`potstill.distill(teacher, student, data)`: any two networks, any data, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from potstill import checkpoint, runs
+from potstill.cell import Examples, assemble, choose_precision, final_evaluation, source
+from potstill.console import Talk
+from potstill.data import Images, Preprocess, Resident, batches
+from potstill.data.foreign import Given, Ordered, in_order
+from potstill.engine import Result
+from potstill.evaluation.summary import Cell, summarise
+from potstill.methods import Method, describe, parse
+from potstill.precision import Precision
+from potstill.recipe import Fit
+from potstill.report.page import write_report
+from potstill.sources import Network
+from potstill.student import save_student
+from potstill.tasks.classify import Classify, Evaluation
+from potstill.teachers import examine
+from potstill.terms import Term
+from potstill.types import MAIN, DataInfo
+
+EVALUATION_BATCH = 256
+
+
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    data: Any,
+    *,
+    valid: Any = None,
+    method: str | Sequence[Term] = "icd+kd",
+    epochs: int = 30,
+    batch_size: int = 64,
+    fit: Fit | None = None,
+    teacher_preprocess: Preprocess | None = None,
+    student_preprocess: Preprocess | None = None,
+    precision: str = "auto",
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> nn.Module:
+    """Train `student` in place with what `teacher` knows, and return it in evaluation mode.
+
+    The two networks may be any modules that return logits `[B, K]`; nothing in them is edited. Where to look in them
+    is found by one probe, or named by module path in `method` (a list of `Term`s).
+
+    Args:
+        data: training data: `potstill.data.Images`, a pair of tensors `(inputs, labels)`, a map-style `Dataset` of
+            `(input, label)`, or a loader that yields `(input, label)` batches.
+        valid: validation data in any of these forms. Without it nothing is evaluated, and the teacher is looked at
+            on training data.
+        method: e.g. `"icd+kd"`, `"kd"`, `"icd:1.0+kd:0.5"`, or terms, e.g.
+            `[Term(CrossEntropy), Term(FitNet, "layer2", "layer3", weight=100)]`.
+        epochs, batch_size: as usual; a loader of your own brings its batch size.
+        fit: everything about training, if these two are not enough.
+        teacher_preprocess, student_preprocess: what each network does to its input. Left out: nothing for floating
+            point inputs, pixels in [0, 1] for uint8 ones.
+        precision: `auto` measures a few steps and takes what is fastest on this device.
+        device: where to train; the student's own device when left out.
+        out: a run folder (metrics, checkpoint, weights, report); without it nothing is written.
+        resume: go on with the run in `out`.
+
+    Raises:
+        ValueError: anything that would fail or mislead later: an unknown method or tap, labels out of range, a
+            teacher that returns NaN or another number of classes, an `out` that holds another run.
+        potstill.Interrupted: Ctrl-C; the checkpoint is saved when there is an `out`.
+
+    >>> student = potstill.distill(teacher, student, (x, y), valid=(x2, y2), method="icd+kd")  # doctest: +SKIP
+    """
+    talk = Talk(quiet=quiet)
+    plan = parse(method) if isinstance(method, str) else Method("custom", tuple(method), describe(tuple(method)))
+    if teacher is student:
+        raise ValueError("teacher and student are the same module; give the student a copy of its own")
+    place = torch.device(device) if device is not None else _device_of(student)
+    fit = fit or Fit(epochs=epochs, batch_size=batch_size)
+    examples = _examples(data, valid, fit, place, seed)
+    fit = replace(fit, batch_size=examples.info.batch_size)
+    if examples.probe.main.input.dtype == torch.uint8:
+        teacher_preprocess = teacher_preprocess or Preprocess.identity()
+        student_preprocess = student_preprocess or Preprocess.identity()
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        names = {"teacher": _name(teacher), "student": _name(student)}
+        values = {"recipe": {**names, "method": plan.expansion, "fit": asdict(fit), "seed": seed}}
+        runs.claim(folder, {**values, "environment": runs.environment()}, resume)
+    arithmetic = Precision.named(precision) if precision != "auto" else None
+    if arithmetic is None:
+        choice = choose_precision(
+            student,
+            teacher if plan.needs_teacher else None,
+            plan.terms,
+            examples,
+            fit,
+            student_preprocess,
+            teacher_preprocess,
+        )
+        arithmetic = choice.precision
+    talk.say(f"method {plan.name}: {plan.expansion}; precision: {arithmetic.name}")
+    guide = source(teacher, examples.probe, trained=False, preprocess=teacher_preprocess, precision=arithmetic)
+    try:
+        looked = _look(guide, examples, talk)
+        answers = None if examples.valid is None else looked.predictions
+        with talk.bars(1) as begin:
+            engine = assemble(
+                student,
+                guide if plan.needs_teacher else None,
+                plan.terms,
+                examples,
+                fit,
+                control=plan.control,
+                seed=seed,
+                preprocess=student_preprocess,
+                precision=arithmetic,
+                reference=answers,
+                folder=folder,
+            )
+            engine.on_step = begin(plan.name, engine.total)
+            done = engine.run(resume=resume)
+    finally:
+        guide.close()
+    final = None if examples.valid is None else final_evaluation(engine, examples, answers)
+    if final is not None:
+        talk.say(f"student: {final.top1:.2f} % (agrees with the teacher on {final.agreement:.2f} %)")
+    if engine.student is not student:  # the moving average
+        student.load_state_dict(engine.student.state_dict())
+    student.to(memory_format=torch.contiguous_format)
+    if folder is not None:
+        card = {
+            "model": {"class": _name(student)},
+            "preprocess": student_preprocess.describe() if student_preprocess else None,
+            "method": plan.name,
+            "expansion": plan.expansion,
+            "seed": seed,
+        }
+        save_student(folder, student, card)
+        if final is not None:
+            _report(folder, plan, teacher, student, looked, final, done, seed)
+    return student.eval()
+
+
+def _look(guide: Network, examples: Examples, talk: Talk) -> Evaluation:
+    """What the teacher is worth, and whether labels and answers fit each other."""
+    task = Classify()
+    with guide.evaluating():
+        answer = guide(task, examples.probe, MAIN, ()).output
+    if answer.ndim != 2:
+        raise ValueError(f"the teacher answers with shape {list(answer.shape)}, expected logits [B, K]")
+    classes = answer.shape[1]
+    labels = examples.probe.main.label if examples.info.labels is None else examples.info.labels
+    if labels.min() < 0 or labels.max() >= classes:
+        wrong = int(labels[(labels < 0) | (labels >= classes)][0])
+        raise ValueError(
+            f"label {wrong} is out of range: the teacher answers with {classes} classes, so labels lie in "
+            f"[0, {classes - 1}]"
+        )
+    if examples.valid is not None:
+        return examine(guide, task, examples.valid, classes, talk)
+    talk.say("no validation data: the teacher is looked at on training data, and nothing is evaluated")
+    return examine(guide, task, lambda: islice(examples.loader.epoch(0), 10), classes, talk)
+
+
+def _examples(data: Any, valid: Any, fit: Fit, device: torch.device, seed: int) -> Examples:
+    """Loaders for whatever was given, and the first batch for the probe."""
+    data, labels = _resident(data, "train")
+    if isinstance(data, Images):
+        loader: Any = Resident(data, fit.batch_size, augment="none", seed=seed, device=device)
+    elif isinstance(data, Dataset):
+        loader = Ordered(data, fit.batch_size, device, seed)
+    else:
+        loader = Given(data, device)
+    info = DataInfo(loader.samples, loader.batch_size, labels=labels, indexed=getattr(loader, "indexed", True))
+    probe = next(iter(loader.epoch(0)))
+    held, _ = _resident(valid, "valid")
+    if held is None:
+        return Examples(loader, info, probe)
+    if isinstance(held, Images):
+        return Examples(loader, info, probe, lambda: batches(held, EVALUATION_BATCH, device))
+    return Examples(loader, info, probe, lambda: in_order(held, EVALUATION_BATCH, device))
+
+
+def _resident(data: Any, split: str) -> tuple[Any, Tensor | None]:
+    """A pair of tensors becomes a data set; the labels are given back where they are known."""
+    if isinstance(data, Images):
+        return data, data.labels
+    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        if len(data[0]) != len(data[1]):
+            raise ValueError(f"{split} data: {len(data[0])} inputs but {len(data[1])} labels")
+        return TensorDataset(*data), data[1]
+    return data, None
+
+
+def _report(
+    folder: Path,
+    plan: Method,
+    teacher: nn.Module,
+    student: nn.Module,
+    looked: Evaluation,
+    final: Evaluation,
+    done: Result,
+    seed: int,
+) -> None:
+    cell = Cell(
+        method=plan.name,
+        seed=seed,
+        top1=final.top1,
+        best_top1=max(row["top1"] for row in done.history if "top1" in row),
+        agreement=final.agreement,
+        parameters=runs.parameters(student),
+        seconds=done.seconds,
+        expansion=plan.expansion,
+        folder=".",
+        teacher_free=not plan.needs_teacher,
+    )
+    card = {
+        "model": _name(teacher),
+        "top1": looked.top1,
+        "parameters": runs.parameters(teacher),
+        "seconds": 0.0,
+    }
+    summary = summarise(dataset="your data", teacher=card, cells=[cell], run=str(folder))
+    checkpoint.write_json(folder / runs.SUMMARY, summary)
+    write_report(folder)
+
+
+def _name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    first = next(module.parameters(), None)
+    return torch.device("cpu") if first is None else first.device

@@ -1,0 +1,111 @@
+"""What there is: methods, models, data and recipes, read from the code itself."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from potstill import demo
+from potstill.data import Data
+from potstill.errors import did_you_mean
+from potstill.recipe import Fit, Network, Recipe
+
+DATA = {
+    "digits": "handwritten digits, 8x8 grey, 10 classes; embedded (scikit-learn)",
+    "cifar100": "CIFAR-100, 32x32 colour, 100 classes (or 20: --data.label coarse_label); hub or --data.root",
+    "fashion_mnist": "Fashion-MNIST, 28x28 grey, 10 classes; hub or --data.root",
+    "tiny_imagenet": "Tiny ImageNet, 64x64 colour, 200 classes; hub or --data.root",
+    "--data.root DIR": "your own: a folder of class folders, Parquet, or a CSV of paths and labels",
+}
+
+
+def methods() -> list[dict[str, Any]]:
+    """One row per objective, from its class fields."""
+    from potstill.methods import parse
+    from potstill.objectives import OBJECTIVES
+
+    rows = [{"method": "student", "stands for": "ce:1", "relates": "-", "matches": "-", "paper": "the lone student"}]
+    for name, kind in OBJECTIVES.items():
+        if kind.paper:
+            rows.append(
+                {
+                    "method": name,
+                    "stands for": parse(name).expansion,
+                    "relates": {"unit": "each sample", "batch": "samples of the batch"}[kind.scope],
+                    "matches": " with ".join(str(tap) for tap in kind.default_taps),
+                    "paper": kind.paper,
+                }
+            )
+    return rows
+
+
+def models() -> list[dict[str, Any]]:
+    """The zoo, with its size at 100 classes and colour images."""
+    from potstill.models import MODELS, build
+
+    rows = []
+    for name in MODELS:
+        network = build(name, num_classes=100)
+        count = sum(p.numel() for p in network.parameters())
+        rows.append({"model": name, "parameters": f"{count:,}", "embedding": network.fc.in_features})
+    return rows
+
+
+def data() -> list[dict[str, Any]]:
+    """Data sets by name."""
+    return [{"data": name, "what": what} for name, what in DATA.items()]
+
+
+def recipes() -> list[dict[str, Any]]:
+    """Recipes that ship, with the first line of their docstring."""
+    rows = [{"recipe": "(none)", "what": _first_line(Path(demo.__file__))}]
+    return rows + [{"recipe": name, "what": _first_line(path)} for name, path in sorted(_shipped().items())]
+
+
+def recipe(named: str | None, smoke: bool, root: str | None = None) -> tuple[Recipe, str | None]:
+    """A recipe by file or name, and where it came from. Without either: the demo, or one for the user's own data.
+
+    Raises ValueError for a file or name that does not exist, or a file without `recipe(smoke) -> Recipe`.
+    """
+    if named is None:
+        return (own(Path(root), smoke) if root else demo.recipe(smoke)), None
+    path = Path(named) if Path(named).suffix == ".py" or Path(named).exists() else _shipped().get(named)
+    if path is None or not path.is_file():
+        hint = did_you_mean(Path(named).stem, _shipped())
+        raise ValueError(f"no recipe {named!r}: expected a Python file or the name of a recipe that ships; {hint}")
+    spec = importlib.util.spec_from_file_location(f"potstill_recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make = getattr(module, "recipe", None)
+    made = make(smoke=smoke) if callable(make) else None
+    if not isinstance(made, Recipe):
+        raise ValueError(f"{path} does not define recipe(smoke=False) -> potstill.Recipe")
+    return made, str(named)
+
+
+def own(root: Path, smoke: bool = False) -> Recipe:
+    """Where a user starts with data of their own: a small pair, 30 epochs, with and without a teacher."""
+    return Recipe(
+        title=f"{root.name}: ResNet-20 to ResNet-8",
+        data=Data(name=root.stem or "data", root=root),
+        teacher=Network("resnet20"),
+        student=Network("resnet8"),
+        methods=("student", "icd+kd"),
+        fit=Fit(epochs=1 if smoke else 30),
+    )
+
+
+def _shipped() -> dict[str, Path]:
+    """Recipes inside the installed package, in this checkout, and in the current folder."""
+    here = Path(__file__).resolve().parent
+    found: dict[str, Path] = {}
+    for folder in (here / "recipes", here.parent / "recipes", Path("recipes")):
+        found |= {path.stem: path for path in sorted(folder.rglob("*.py"))}
+    return found
+
+
+def _first_line(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return text.splitlines()[0] if text else ""

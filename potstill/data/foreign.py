@@ -1,0 +1,117 @@
+"""Data that Potstill did not read: tensors, a `Dataset`, or somebody's `DataLoader`, as loaders of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from potstill.hashing import hash_index
+from potstill.types import MAIN, Batch, View
+
+
+class Given:
+    """Training batches of somebody else's loader, whose order and augmentation are its own.
+
+    It may yield `(input, label)`, `(input, label, index)`, or a mapping with the keys `input`, `label` and perhaps
+    `index`. Without an index `indexed` is False, and methods that keep something per sample are refused. `steps` is
+    its length. A run resumes at the beginning of an epoch.
+    """
+
+    exact = False
+
+    def __init__(self, loader: Iterable[Any], device: torch.device | str):
+        if not isinstance(loader, Sized):
+            raise ValueError(
+                f"{type(loader).__name__} has no length; give a loader whose len() is its batches per epoch"
+            )
+        self.loader, self.device, self.steps = loader, device, len(loader)
+        if self.steps == 0:
+            raise ValueError("the loader is empty: it has no batch (drop_last with fewer samples than a batch?)")
+        first = as_batch(next(iter(loader)), 0, "cpu")
+        self.indexed = first[1]
+        self.batch_size = len(first[0])
+        self.samples = len(loader.dataset) if isinstance(loader, DataLoader) else self.steps * self.batch_size
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        position = 0
+        for step, item in enumerate(self.loader):
+            if step >= self.steps:
+                return
+            batch, _ = as_batch(item, position, self.device)
+            position += len(batch)
+            if step >= start:
+                yield batch
+
+
+class Ordered:
+    """Training batches of a map-style `Dataset` in Potstill's own order, a function of (seed, epoch).
+
+    Items are `(input, label)` or mappings, as for `Given`. A run resumes at the beginning of an epoch, because the
+    data set's own transforms may be random.
+    """
+
+    exact = False
+    indexed = True
+
+    def __init__(self, dataset: Dataset, batch_size: int, device: torch.device | str, seed: int = 0):
+        self.dataset, self.batch_size, self.device, self.seed = dataset, batch_size, device, seed
+        self.samples = len(dataset)  # type: ignore[arg-type]
+        self.steps = self.samples // batch_size
+        if self.steps == 0:
+            raise ValueError(f"the data set has {self.samples} samples, fewer than one batch of {batch_size}")
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        order = torch.argsort(hash_index(torch.arange(self.samples), self.seed, epoch, "order"), stable=True)
+        order = order[: self.steps * self.batch_size]
+        loader = DataLoader(Subset(self.dataset, order.tolist()), batch_size=self.batch_size)
+        for step, item in enumerate(loader):
+            if step >= start:
+                batch, _ = as_batch(item, 0, "cpu")
+                view = batch.main
+                index = order[step * self.batch_size :][: self.batch_size]
+                yield Batch({MAIN: View(view.input, index, view.label).to(self.device)})
+
+
+def in_order(data: Any, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    """Evaluation batches of a `Dataset` or of somebody's loader."""
+    loader = DataLoader(data, batch_size=batch_size) if isinstance(data, Dataset) else data
+    position = 0
+    for item in loader:
+        batch, _ = as_batch(item, position, device)
+        position += len(batch)
+        yield batch
+
+
+def as_batch(item: Any, position: int, device: torch.device | str) -> tuple[Batch, bool]:
+    """What a loader yields as a `Batch`, and whether it came with an index. Raises ValueError, saying what came."""
+    if isinstance(item, Mapping):
+        inputs, label, index = item.get("input"), item.get("label"), item.get("index")
+    elif isinstance(item, list | tuple) and len(item) in (2, 3):
+        inputs, label, index = (*item, None)[:3]
+    else:
+        inputs = label = index = None
+    if not isinstance(inputs, Tensor) or not isinstance(label, Tensor):
+        raise ValueError(
+            f"the loader yields {_shape(item)}; expected (input, label), (input, label, index) or a mapping with "
+            "'input' and 'label', all tensors"
+        )
+    if label.ndim != 1 or len(label) != len(inputs) or label.is_floating_point():
+        raise ValueError(
+            f"labels have shape {list(label.shape)} and dtype {label.dtype}; expected one class number for each of the "
+            f"{len(inputs)} inputs"
+        )
+    given = index is not None
+    index = index if given else torch.arange(position, position + len(inputs))
+    return Batch({MAIN: View(inputs, index.long(), label.long()).to(device)}), given
+
+
+def _shape(item: Any) -> str:
+    if isinstance(item, Mapping):
+        return f"a mapping with the keys {', '.join(map(repr, item))}"
+    if isinstance(item, list | tuple):
+        return f"{type(item).__name__} of {len(item)} ({', '.join(type(part).__name__ for part in item)})"
+    return f"a {type(item).__name__}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -16,19 +17,20 @@ from potstill import checkpoint, runs
 from potstill.cell import Examples, assemble, choose_precision, final_evaluation, source
 from potstill.console import Talk
 from potstill.data import Images, Preprocess, Resident, batches
-from potstill.data.foreign import Given, Ordered, in_order
+from potstill.data.foreign import Given, Ordered, check_labels, in_order, labels_of
 from potstill.engine import Result
 from potstill.evaluation.summary import Cell, summarise
 from potstill.methods import Method, describe, parse
-from potstill.precision import Precision
+from potstill.ranks import start
 from potstill.recipe import Fit
 from potstill.report.page import write_report
+from potstill.setting import unused
 from potstill.sources import Network
 from potstill.student import save_student
 from potstill.tasks.classify import Classify, Evaluation
-from potstill.teachers import examine
+from potstill.teachers import check_modules, classes_of, examine
 from potstill.terms import Term
-from potstill.types import MAIN, DataInfo
+from potstill.types import Batch, DataInfo
 
 EVALUATION_BATCH = 256
 
@@ -81,56 +83,68 @@ def distill(
     >>> student = potstill.distill(teacher, student, (x, y), valid=(x2, y2), method="icd+kd")  # doctest: +SKIP
     """
     talk = Talk(quiet=quiet)
-    plan = parse(method) if isinstance(method, str) else Method("custom", tuple(method), describe(tuple(method)))
-    if teacher is student:
-        raise ValueError("teacher and student are the same module; give the student a copy of its own")
-    place = torch.device(device) if device is not None else _device_of(student)
-    fit = fit or Fit(epochs=epochs, batch_size=batch_size)
-    examples = _examples(data, valid, fit, place, seed)
-    fit = replace(fit, batch_size=examples.info.batch_size)
+    plan = _plan(method)
+    check_modules(teacher, student)
+    place = start(str(device)) if device is not None else _device_of(student)
+    asked = fit or Fit(epochs=epochs, batch_size=batch_size)
+    examples = _examples(data, asked, place, seed)
+    fit = replace(asked, batch_size=examples.info.batch_size)
+    for text in unused(fit, "fit"):
+        talk.warn(text)
+    if (asked.epochs, asked.batch_size) != (epochs, batch_size) and (epochs, batch_size) != (30, 64):
+        talk.warn("epochs and batch_size have no effect: fit says both")
+    elif asked.batch_size not in (fit.batch_size, Fit.batch_size):
+        talk.warn(f"batch_size={asked.batch_size} has no effect: the data comes in batches of {fit.batch_size}")
     if examples.probe.main.input.dtype == torch.uint8:
         teacher_preprocess = teacher_preprocess or Preprocess.identity()
         student_preprocess = student_preprocess or Preprocess.identity()
+    preprocesses = {"teacher": teacher_preprocess, "student": student_preprocess}
+    classes = classes_of({"teacher": teacher, "student": student}, preprocesses, examples)
+    examples.loader.classes = classes
+    examples = replace(examples, valid=_held(valid, place, classes))
     folder = None if out is None else Path(out)
+    claimed = nullcontext()
     if folder is not None:
         names = {"teacher": _name(teacher), "student": _name(student)}
         values = {"recipe": {**names, "method": plan.expansion, "fit": asdict(fit), "seed": seed}}
-        runs.claim(folder, {**values, "environment": runs.environment()}, resume)
-    arithmetic = Precision.named(precision) if precision != "auto" else None
-    if arithmetic is None:
-        choice = choose_precision(
-            student,
-            teacher if plan.needs_teacher else None,
-            plan.terms,
-            examples,
-            fit,
-            student_preprocess,
-            teacher_preprocess,
-        )
-        arithmetic = choice.precision
-    talk.say(f"method {plan.name}: {plan.expansion}; precision: {arithmetic.name}")
-    guide = source(teacher, examples.probe, trained=False, preprocess=teacher_preprocess, precision=arithmetic)
-    try:
-        looked = _look(guide, examples, talk)
-        answers = None if examples.valid is None else looked.predictions
-        with talk.bars(1) as begin:
-            engine = assemble(
+        claimed = runs.claim(folder, {**values, "environment": runs.environment()}, resume)
+    with claimed:
+        arithmetic, why = runs.settle_precision(
+            folder,
+            precision,
+            lambda: choose_precision(
                 student,
-                guide if plan.needs_teacher else None,
+                teacher if plan.needs_teacher else None,
                 plan.terms,
                 examples,
                 fit,
-                control=plan.control,
-                seed=seed,
-                preprocess=student_preprocess,
-                precision=arithmetic,
-                reference=answers,
-                folder=folder,
-            )
-            engine.on_step = begin(plan.name, engine.total)
-            done = engine.run(resume=resume)
-    finally:
-        guide.close()
+                student_preprocess,
+                teacher_preprocess,
+            ),
+        )
+        talk.say(f"method {plan.name}: {plan.expansion}; precision: {why}")
+        guide = source(teacher, examples.probe, trained=False, preprocess=teacher_preprocess, precision=arithmetic)
+        try:
+            looked = _look(guide, examples, classes, talk)
+            answers = None if examples.valid is None else looked.predictions
+            with talk.bars(1) as begin:
+                engine = assemble(
+                    student,
+                    guide if plan.needs_teacher else None,
+                    plan.terms,
+                    examples,
+                    fit,
+                    control=plan.control,
+                    seed=seed,
+                    preprocess=student_preprocess,
+                    precision=arithmetic,
+                    reference=answers,
+                    folder=folder,
+                )
+                engine.on_step = begin(plan.name, engine.total)
+                done = engine.run(resume=resume)
+        finally:
+            guide.close()
     final = None if examples.valid is None else final_evaluation(engine, examples, answers)
     if final is not None:
         talk.say(f"student: {final.top1:.2f} % (agrees with the teacher on {final.agreement:.2f} %)")
@@ -151,44 +165,46 @@ def distill(
     return student.eval()
 
 
-def _look(guide: Network, examples: Examples, talk: Talk) -> Evaluation:
-    """What the teacher is worth, and whether labels and answers fit each other."""
+def _plan(method: str | Sequence[Term]) -> Method:
+    if isinstance(method, str):
+        return parse(method)
+    terms = tuple(method)
+    if not terms or not all(isinstance(term, Term) for term in terms):
+        raise ValueError(f"method must be a string such as 'icd+kd' or a list of potstill.Term, got {method!r}")
+    return Method("custom", terms, describe(terms))
+
+
+def _look(guide: Network, examples: Examples, classes: int, talk: Talk) -> Evaluation:
+    """What the teacher is worth."""
     task = Classify()
-    with guide.evaluating():
-        answer = guide(task, examples.probe, MAIN, ()).output
-    if answer.ndim != 2:
-        raise ValueError(f"the teacher answers with shape {list(answer.shape)}, expected logits [B, K]")
-    classes = answer.shape[1]
-    labels = examples.probe.main.label if examples.info.labels is None else examples.info.labels
-    if labels.min() < 0 or labels.max() >= classes:
-        wrong = int(labels[(labels < 0) | (labels >= classes)][0])
-        raise ValueError(
-            f"label {wrong} is out of range: the teacher answers with {classes} classes, so labels lie in "
-            f"[0, {classes - 1}]"
-        )
     if examples.valid is not None:
         return examine(guide, task, examples.valid, classes, talk)
     talk.say("no validation data: the teacher is looked at on training data, and nothing is evaluated")
-    return examine(guide, task, lambda: islice(examples.loader.epoch(0), 10), classes, talk)
+    return examine(guide, task, lambda: islice(examples.loader.epoch(0), 10), classes, talk, what="training")
 
 
-def _examples(data: Any, valid: Any, fit: Fit, device: torch.device, seed: int) -> Examples:
-    """Loaders for whatever was given, and the first batch for the probe."""
+def _examples(data: Any, fit: Fit, device: torch.device, seed: int) -> Examples:
+    """A loader for whatever was given, and the first batch for the probe."""
     data, labels = _resident(data, "train")
     if isinstance(data, Images):
-        loader: Any = Resident(data, fit.batch_size, augment="none", seed=seed, device=device)
+        loader: Any = Resident(data, fit.batch_size, augment="none", seed=seed, device=device, drop_last=fit.drop_last)
     elif isinstance(data, Dataset):
         loader = Ordered(data, fit.batch_size, device, seed)
     else:
         loader = Given(data, device)
     info = DataInfo(loader.samples, loader.batch_size, labels=labels, indexed=getattr(loader, "indexed", True))
-    probe = next(iter(loader.epoch(0)))
-    held, _ = _resident(valid, "valid")
+    return Examples(loader, info, next(iter(loader.epoch(0))))
+
+
+def _held(valid: Any, device: torch.device, classes: int) -> Callable[[], Iterator[Batch]] | None:
+    held, labels = _resident(valid, "valid")
     if held is None:
-        return Examples(loader, info, probe)
+        return None
+    if labels is not None:
+        check_labels(labels, classes)
     if isinstance(held, Images):
-        return Examples(loader, info, probe, lambda: batches(held, EVALUATION_BATCH, device))
-    return Examples(loader, info, probe, lambda: in_order(held, EVALUATION_BATCH, device))
+        return lambda: batches(held, EVALUATION_BATCH, device)
+    return lambda: in_order(held, EVALUATION_BATCH, device, classes)
 
 
 def _resident(data: Any, split: str) -> tuple[Any, Tensor | None]:
@@ -199,7 +215,7 @@ def _resident(data: Any, split: str) -> tuple[Any, Tensor | None]:
         if len(data[0]) != len(data[1]):
             raise ValueError(f"{split} data: {len(data[0])} inputs but {len(data[1])} labels")
         return TensorDataset(*data), data[1]
-    return data, None
+    return data, labels_of(data) if isinstance(data, Dataset) else None
 
 
 def _report(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def models() -> list[dict[str, Any]]:
     for name in MODELS:
         network = build(name, num_classes=100)
         count = sum(p.numel() for p in network.parameters())
-        rows.append({"model": name, "parameters": f"{count:,}", "embedding": network.fc.in_features})
+        rows.append({"model": name, "parameters": count, "embedding": network.fc.in_features})
     return rows
 
 
@@ -75,14 +76,28 @@ def recipe(named: str | None, smoke: bool, root: str | None = None) -> tuple[Rec
     if path is None or not path.is_file():
         hint = did_you_mean(Path(named).stem, _shipped())
         raise ValueError(f"no recipe {named!r}: expected a Python file or the name of a recipe that ships; {hint}")
-    spec = importlib.util.spec_from_file_location(f"potstill_recipe_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    make = getattr(module, "recipe", None)
-    made = make(smoke=smoke) if callable(make) else None
+    made = _made(path, smoke)
     if not isinstance(made, Recipe):
         raise ValueError(f"{path} does not define recipe(smoke=False) -> potstill.Recipe")
     return made, str(named)
+
+
+def _made(path: Path, smoke: bool) -> Any:
+    """Run a recipe file. Whatever goes wrong in it is the author's to mend, and is told by file and line."""
+    spec = importlib.util.spec_from_file_location(f"potstill_recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        make = getattr(module, "recipe", None)
+        return make(smoke=smoke) if callable(make) else None
+    except Exception as error:
+        if isinstance(error, SyntaxError):
+            line, what = error.lineno, error.msg
+        else:
+            frames = traceback.extract_tb(error.__traceback__)
+            inside = [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+            line, what = inside[-1].lineno if inside else None, error
+        raise ValueError(f"recipe {path}, line {line or '?'}: {type(error).__name__}: {what}") from error
 
 
 def own(root: Path, smoke: bool = False) -> Recipe:

@@ -40,7 +40,16 @@ def source(
     device = batch.main.index.device
     precision.place(module, device)
     blank = Network(module, trained=trained, preprocess=preprocess, precision=precision)
-    found = probe(module, lambda: blank(Classify(), batch, MAIN, ()).output)
+    try:
+        found = probe(module, lambda: blank(Classify(), batch, MAIN, ()).output)
+    except BaseException as error:
+        blank.close()
+        if isinstance(error, RuntimeError | TypeError | IndexError):
+            raise ValueError(
+                f"{type(module).__name__} cannot run on an input of shape {list(batch.main.input.shape)} and dtype "
+                f"{batch.main.input.dtype}: {error}"
+            ) from error
+        raise
     return blank.with_names(found.names)
 
 

@@ -44,10 +44,14 @@ def read(folder: Path) -> dict[str, Any]:
     """Raises ValueError, naming the file, when it is not a checkpoint."""
     path = folder / STATE
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or "position" not in state:
+            raise ValueError("it says nothing about a run")
+        return state
     except Exception as error:
+        reason = str(error).partition(". ")[0]  # what PyTorch goes on to advise is not for users
         raise ValueError(
-            f"{path} cannot be read as a checkpoint ({error}); delete it to start this run again"
+            f"{path} cannot be read as a checkpoint ({reason}); delete it to start this run again"
         ) from None
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from potstill import catalogue
+from potstill import catalogue, runs
 from potstill.errors import did_you_mean
 from potstill.recipe import Recipe
 
@@ -90,6 +91,12 @@ SHORT = {
     "--teacher": "--teacher.name",
 }
 """Short for the leaf that people mean."""
+SWITCHES = ("--json", "--quiet", "--resume", "--smoke")
+"""Flags without a value: a recipe may be named after them."""
+ANSWER = ("dataset", "teacher", "rows", "run")
+"""What --json prints of the summary; summary.json has all of it."""
+WIDE = 160
+"""Columns of the table where stdout is no terminal: nothing needs to be left out of a file."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         return commands[arguments[0]](arguments[1:])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
@@ -125,6 +132,10 @@ def _distill(arguments: list[str]) -> int:
 
     named, rest = _split(arguments)
     recipe, source = catalogue.recipe(named, smoke="--smoke" in rest, root=_value(rest, "--data.root"))
+    recipe = _adapted(recipe, rest)
+    if wrong := _unknown(rest, _flags(Common()) | _flags(recipe) | set(SHORT) | {"--help"}):
+        sys.stderr.write(f"error: {wrong}\n")
+        return 2
     given = tyro.cli(
         Distill,
         default=Distill(Common(), recipe),
@@ -137,7 +148,7 @@ def _distill(arguments: list[str]) -> int:
         raise ValueError("--resume needs --out: which run should go on?")
     stem = Path(named).stem if named else recipe.data.name or "run"
     out = common.out or Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    talk = Talk(quiet=common.quiet or common.json)
+    talk = Talk(quiet=common.quiet)
     device = start(common.device)
     talk.quiet = talk.quiet or rank() != 0
     options = Options(
@@ -153,14 +164,22 @@ def _distill(arguments: list[str]) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: talk.warn(str(message))
             summary = run(recipe, options)
-    except Interrupted:
-        words = [word for word in arguments if word != "--resume"]
-        words += [] if "--out" in words else ["--out", str(out)]
-        sys.stderr.write(f"stopped, checkpoint saved; go on with: potstill distill {' '.join(words)} --resume\n")
+    except (Interrupted, KeyboardInterrupt):
+        if rank() == 0:
+            sys.stderr.write(_stopped(arguments, out))
         return 130
     if rank() == 0:
         _show(summary, out, common)
     return 0
+
+
+def _stopped(arguments: list[str], out: Path) -> str:
+    """One line: how to go on."""
+    if not (out / runs.RECIPE).exists():
+        return "stopped before the first step; nothing was written\n"
+    words = [word for word in arguments if word != "--resume"]
+    words += [] if _value(words, "--out") else ["--out", str(out)]
+    return f"stopped, checkpoint saved; go on with: potstill distill {shlex.join([*words, '--resume'])}\n"
 
 
 def _show(summary: dict[str, Any], out: Path, common: Common) -> None:
@@ -169,10 +188,11 @@ def _show(summary: dict[str, Any], out: Path, common: Common) -> None:
     from potstill.report.tables import comparison_table
 
     if common.json:
-        sys.stdout.write(json.dumps(summary, default=str) + "\n")
+        sys.stdout.write(json.dumps({key: summary[key] for key in ANSWER}) + "\n")
     elif not common.quiet:
         console = Console()
-        console.print(comparison_table(summary))
+        console = console if console.is_terminal else Console(width=WIDE)
+        console.print(comparison_table(summary, width=console.width))
         console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
@@ -189,7 +209,7 @@ def _list(arguments: list[str]) -> int:
     for column in rows[0] if rows else ():
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
     Console().print(table)
     return 0
 
@@ -203,14 +223,48 @@ def _report(arguments: list[str]) -> int:
 
 
 def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The recipe, if one is named first, and the rest with short names spelled out."""
-    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    rest = arguments[1:] if named else arguments
+    """The recipe, if one is named first (or after switches), and the rest with short names spelled out."""
+    place = next((number for number, word in enumerate(arguments) if word not in SWITCHES), None)
+    named = None if place is None or arguments[place].startswith("-") else arguments[place]
+    rest = [word for number, word in enumerate(arguments) if named is None or number != place]
     spelled = []
     for word in rest:
         flag, equals, value = word.partition("=")
         spelled.append(SHORT.get(flag, flag) + equals + value)
     return named, spelled
+
+
+def _adapted(recipe: Recipe, arguments: list[str]) -> Recipe:
+    """Another network has another shape, so the recipe's width and depth go with the recipe's network."""
+    for role in ("teacher", "student"):
+        spec, name = getattr(recipe, role), _value(arguments, f"--{role}.name")
+        if name not in (None, spec.name):
+            recipe = replace(recipe, **{role: replace(spec, name=name, width=None, depth=None)})
+    if recipe.teacher_fit is None and any(word.startswith("--teacher-fit.") for word in arguments):
+        recipe = replace(recipe, teacher_fit=recipe.fit)
+    return recipe
+
+
+def _flags(values: Any, prefix: str = "--") -> set[str]:
+    """Every flag that sets a leaf of a dataclass."""
+    found = set()
+    for item in fields(values):
+        value, flag = getattr(values, item.name), prefix + item.name.replace("_", "-")
+        if is_dataclass(value):
+            found |= _flags(value, f"{flag}.")
+        else:
+            found |= {flag, f"{prefix}no-{item.name.replace('_', '-')}"} if isinstance(value, bool) else {flag}
+    return found
+
+
+def _unknown(arguments: list[str], known: set[str]) -> str | None:
+    """What to say about a mistyped flag, with near matches."""
+    for word in arguments:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            near = did_you_mean(flag, known)
+            return f"no option {flag}; {near if near.startswith('did') else 'potstill distill --help shows them all'}"
+    return None
 
 
 def _value(arguments: list[str], flag: str) -> str | None:

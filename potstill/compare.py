@@ -12,6 +12,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,16 @@ from torch import Tensor, nn
 from potstill import checkpoint, runs
 from potstill.cell import assemble, final_evaluation
 from potstill.console import Talk
-from potstill.data import Images, load
+from potstill.data import Images, Preprocess, load
+from potstill.errors import did_you_mean
 from potstill.evaluation.summary import Cell, summarise
 from potstill.methods import Method, parse
-from potstill.models import load_weights
+from potstill.models import MODELS, load_weights
 from potstill.precision import Precision
-from potstill.ranks import agree, rank, wait
+from potstill.ranks import rank, wait
 from potstill.recipe import Fit, Network, Recipe
 from potstill.report.page import write_report
-from potstill.setting import Setting
+from potstill.setting import Setting, without_effect
 from potstill.sources import Network as Source
 from potstill.student import CARD, WEIGHTS, save_student
 from potstill.tasks.classify import Classify, Evaluation
@@ -91,7 +93,9 @@ class Comparison:
         self.teacher = self.setting.teacher(module, self.precision)
         examples = self.setting.examples(self.setting.recipe.fit, seed)
         classes = len(self.setting.train.classes)
-        found = examine(self.teacher, Classify(), examples.valid, classes, self.options.talk)
+        own = {} if spec.mean is None else {"the data's own": Preprocess.of(self.setting.train)}
+        taught = "checkpoint" not in self.card
+        found = examine(self.teacher, Classify(), examples.valid, classes, self.options.talk, own, taught)
         self.card["top1"], self.answers = found.top1, found.predictions
 
     def cell(self, method: Method, seed: int) -> Cell:
@@ -186,10 +190,21 @@ class Comparison:
 
 
 def run(recipe: Recipe, options: Options) -> dict[str, Any]:
-    """Train everything of a recipe that is not trained yet; returns the summary that it also writes."""
+    """Train everything of a recipe that is not trained yet; returns the summary that it also writes.
+
+    Raises ValueError for whatever is wrong with the recipe, the data, the networks or the output folder. Before the
+    first step that leaves nothing behind.
+    """
     talk = options.talk
     methods = [parse(text) for text in recipe.methods]
-    _check_names(methods)
+    _check_names(methods, recipe)
+    for text in without_effect(recipe):
+        talk.warn(text)
+    if options.precision != "auto":
+        Precision.named(options.precision)
+    values = runs.describe(recipe, options.seed, options.source)
+    if rank() == 0:
+        runs.check(options.out, values, options.resume)
     train, valid = (images.to(options.device) for images in load(recipe.data, quiet=talk.quiet))
     setting = Setting(recipe, options.device, train, valid)
     counts = f"{len(train):,} training and {len(valid):,} validation images, {len(train.classes)} classes"
@@ -197,10 +212,16 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     for note in _notes(setting):
         talk.say(f"  {note}")
     setting.check(methods, options.seed)
-    if rank() == 0:
-        runs.claim(options.out, runs.describe(recipe, options.seed, options.source), options.resume)
-    wait()
-    precision, why = _precision(setting, options, methods)
+    with runs.claim(options.out, values, options.resume) if rank() == 0 else nullcontext():
+        wait()
+        return _compare(setting, options, methods)
+
+
+def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[str, Any]:
+    talk, recipe = options.talk, setting.recipe
+    precision, why = runs.settle_precision(
+        options.out, options.precision, lambda: setting.measure(methods, options.seed)
+    )
     talk.say(f"precision: {why}")
     for method in methods:
         talk.say(f"method {method.name}: {method.expansion}" + (" (shuffled teacher)" if method.control else ""))
@@ -212,28 +233,17 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     return comparison.finish(done, {"choice": precision.name, "why": why})
 
 
-def _precision(setting: Setting, options: Options, methods: list[Method]) -> tuple[Precision, str]:
-    """Decided once for all networks of the run, recorded, and reused on resume."""
-    record = options.out / "precision.json"
-    if record.exists():
-        found = json.loads(record.read_text())
-        return Precision.named(found["choice"]), found["why"]
-    if options.precision == "auto":
-        choice = setting.measure(methods, options.seed)
-        precision, why = agree((choice.precision, str(choice)))
-    else:
-        precision, why = Precision.named(options.precision), f"{options.precision}, as asked"
-    if rank() == 0:
-        checkpoint.write_json(record, {"choice": precision.name, "why": why})
-    wait()
-    return precision, why
-
-
 def _notes(setting: Setting) -> list[str]:
     return list(dict.fromkeys(setting.train.notes + setting.valid.notes))
 
 
-def _check_names(methods: list[Method]) -> None:
+def _check_names(methods: list[Method], recipe: Recipe) -> None:
+    """What can be told wrong before any data is read."""
+    for spec in (recipe.teacher, recipe.student):
+        if spec.name not in MODELS:
+            raise ValueError(f"unknown model {spec.name!r}; {did_you_mean(spec.name, MODELS)}")
+    if recipe.seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {recipe.seeds}")
     names = [method.name for method in methods]
     if not names:
         raise ValueError("no method to run; write e.g. --methods student kd icd")

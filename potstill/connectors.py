@@ -20,7 +20,7 @@ class ConvRegressor(nn.Module):
         _, channels_out, height_out, width_out = _map_shape(teacher_shape, "teacher")
         sizes = (height_in, width_in), (height_out, width_out)
         self.conv: nn.Module
-        if (height_in, width_in) == (2 * height_out, 2 * width_out):
+        if height_in == 2 * height_out and (width_in + 1) // 2 == width_out:  # an odd width is rounded up
             self.conv = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1)
         elif (2 * height_in, 2 * width_in) == (height_out, width_out):
             self.conv = nn.ConvTranspose2d(channels_in, channels_out, 4, stride=2, padding=1)

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from potstill import checkpoint
 from potstill.callbacks import Callback
 from potstill.optim import average_of, interruptible, make_optimizer
-from potstill.ranks import add_up, rank, world_size
+from potstill.ranks import add_up, anyone, rank, world_size, wrap
 from potstill.recipe import Fit
 from potstill.step import Stepper, System
 from potstill.terms import Wired
@@ -38,7 +37,7 @@ class Loader(Protocol):
 
 
 class Interrupted(Exception):
-    """The run was stopped by the user; its checkpoint is saved."""
+    """The run was stopped by the user; its checkpoint is saved (a foreign loader's at the end of the last epoch)."""
 
 
 @dataclass
@@ -85,7 +84,8 @@ class Engine:
         self.lr_factor, self.stop = 1.0, False
         self.average = average_of(self.system.networks["student"], fit.ema) if fit.ema else None
         self.step = self.done_epochs = self.done_batches = 0
-        self.sums = torch.zeros(len(terms), device=self.device)
+        self.sums = torch.zeros(len(terms), device=self.device, dtype=torch.float64)
+        self.finite = torch.zeros_like(self.sums)
         self.counted = 0
         self.history: list[dict[str, Any]] = []
 
@@ -110,14 +110,20 @@ class Engine:
                     waited += wait
                     self.train_on(batch)
                     self.done_batches += 1
-                    if interrupted():
+                    due = self._due()
+                    # Ranks meet, and so can agree to stop, where they save.
+                    stopping = (due or world_size() == 1) and anyone(interrupted(), self.device)
+                    if due or (stopping and self.loader.exact):
                         self._save()
+                    if stopping:
                         raise Interrupted
-                    self._save_when_due()
                 self._end_epoch(time.perf_counter() - began, waited)
                 result.waited += waited
-                if world_size() > 1 or not self.loader.exact:
+                stopping = anyone(interrupted(), self.device)
+                if stopping or world_size() > 1 or not self.loader.exact:
                     self._save()
+                if stopping:
+                    raise Interrupted
         self._save()
         result.seconds = time.perf_counter() - started
         return result
@@ -133,7 +139,7 @@ class Engine:
 
     def begin(self) -> None:
         """Wrap the system for its ranks and make the optimizer."""
-        self.stepper = Stepper(self.system, self._wrap(), self.fit.micro_batch)
+        self.stepper = Stepper(self.system, wrap(self.system, self.device), self.fit.micro_batch)
         self.optimizer = make_optimizer(self.system, self.fit)
 
     def train_on(self, batch: Batch) -> None:
@@ -146,7 +152,9 @@ class Engine:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.zero_grad()
-            self.sums += self.stepper(prepared, self.progress)
+            shares = self.stepper(prepared, self.progress)
+            self.sums += shares
+            self.finite += shares.isfinite()
             if self.fit.clip is not None:
                 nn.utils.clip_grad_norm_(self.system.parameters(), self.fit.clip)
             self.optimizer.step()
@@ -164,13 +172,16 @@ class Engine:
         loss = sum(term.weighted(before) * terms[term.name] for term in self.system.terms)
         bad = [name for name, value in terms.items() if value != value or abs(value) == float("inf")]
         if bad:
+            # One bad step spoils the weights, and with them every term: name the one that was the first.
+            lasted = dict(zip(terms, add_up(self.finite).tolist(), strict=True))
             raise ValueError(
-                f"term {bad[0]!r} became NaN or infinite in epoch {self.done_epochs + 1}; lower the learning rate "
+                f"term {min(bad, key=lasted.__getitem__)!r} became NaN or infinite in epoch {self.done_epochs + 1}; lower the learning rate "
                 f"({self.fit.lr}), clip the gradient (fit.clip), or run in float32"
             )
         self.done_epochs += 1
         steps, self.done_batches, self.counted = self.done_batches, 0, 0
         self.sums.zero_()
+        self.finite.zero_()
         rate = self.fit.lr * self.lr_factor * self.schedule(before)
         row: dict[str, Any] = {
             "epoch": self.done_epochs,
@@ -206,25 +217,16 @@ class Engine:
             with (self.folder / name).open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def _wrap(self) -> nn.Module:
-        if world_size() == 1:
-            return self.system
-        from accelerate import DistributedDataParallelKwargs
-
-        ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
-        return Accelerator(cpu=self.device.type == "cpu", kwargs_handlers=[ddp]).prepare_model(self.system)
-
     def _stateful(self) -> dict[str, Stateful]:
         parts = {"task": self.task, **{f"source {n}": s for n, s in self.sources.items()}}
         parts |= {f"callback {number}": callback for number, callback in enumerate(self.callbacks)}
         return {name: part for name, part in parts.items() if isinstance(part, Stateful)}
 
-    def _save_when_due(self) -> None:
+    def _due(self) -> bool:
         # By the clock in one process; ranks must agree without talking, so theirs are saved by step and epoch.
         by_step = self.fit.checkpoint_steps is not None and self.step % self.fit.checkpoint_steps == 0
         by_clock = world_size() == 1 and time.monotonic() - self.saved > self.fit.checkpoint_seconds
-        if self.loader.exact and (by_step or by_clock):
-            self._save()
+        return self.loader.exact and (by_step or by_clock)
 
     def _save(self) -> None:
         if not self.folder:
@@ -263,7 +265,10 @@ class Engine:
                 f"the checkpoint in {self.folder} belongs to a run of {state['position']['total']} steps, this one has "
                 f"{self.total}; use the same recipe, or another output folder"
             )
-        self.system.load_state_dict(state["system"])
+        try:
+            self.system.load_state_dict(state["system"])
+        except RuntimeError as error:
+            raise ValueError(f"the checkpoint in {self.folder} belongs to other networks or terms: {error}") from None
         if self.average is not None:
             self.average.load_state_dict(state["average"])
 

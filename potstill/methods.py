@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 from dataclasses import dataclass
 
@@ -59,7 +60,10 @@ def parse(text: str) -> Method:
         parts.insert(0, ("ce", {}, 1.0))
     weighted = [(n, o, OBJECTIVES[n].default_weight if w is None else w) for n, o, w in parts]
     terms = tuple(Term(Spec.of(OBJECTIVES[n], **o), weight=w, name=n) for n, o, w in weighted)
-    return Method(name, terms, "+".join(_written(*part) for part in weighted), control or None)
+    method = Method(name, terms, "+".join(_written(*part) for part in weighted), control or None)
+    if method.control and not method.needs_teacher:
+        raise ValueError(f"method {text!r}: no term of it has a teacher, so {control!r} would change nothing")
+    return method
 
 
 def describe(terms: tuple[Term, ...]) -> str:
@@ -81,6 +85,8 @@ def _part(whole: str, part: str) -> tuple[str, dict, float | None]:
             f"method {whole!r}: cannot read {part!r}; write name, name:weight or name(option=value):weight"
         )
     name = match["name"]
+    if name == LONE_STUDENT:
+        raise ValueError(f"method {whole!r}: {name!r} stands alone; in a composition write ce, its one term")
     if name not in OBJECTIVES:
         raise ValueError(
             f"method {whole!r}: unknown objective {name!r}; {did_you_mean(name, [LONE_STUDENT, *OBJECTIVES])}"
@@ -92,22 +98,28 @@ def _weight(whole: str, text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return float(text)
+        weight = float(text)
     except ValueError:
-        raise ValueError(f"method {whole!r}: the weight {text!r} is not a number") from None
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise ValueError(f"method {whole!r}: the weight {text!r} is not a number")
+    return weight
 
 
 def _options(whole: str, name: str, text: str | None) -> dict:
     known = [
         p.name
         for p in inspect.signature(OBJECTIVES[name]).parameters.values()
-        if not p.name.startswith(("student", "teacher"))
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and not p.name.startswith(("student", "teacher"))
     ]
     options = {}
     for pair in filter(None, (text or "").split(",")):
         key, _, value = pair.partition("=")
         if key not in known:
-            raise ValueError(f"method {whole!r}: {name} has no option {key!r}; {did_you_mean(key, known)}")
+            close = did_you_mean(key, known) if known else "it takes none"
+            raise ValueError(f"method {whole!r}: {name} has no option {key!r}; {close}")
+        if not value:
+            raise ValueError(f"method {whole!r}: option {key!r} of {name} has no value; write {key}=value")
         try:
             options[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
-from torch import Tensor
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
 
 from potstill.types import Batch, Outputs, SourceOutputs
 
@@ -90,6 +91,25 @@ def start(device: str | None) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used: {error}") from None
+
+
+def wrap(system: nn.Module, device: torch.device) -> nn.Module:
+    """Exchange gradients between ranks; the system itself where there is one process.
+
+    Buffers are each rank's own. Parameters that a step does not use (a layer that no tap reads) get no gradient, as in
+    one process.
+    """
+    if world_size() == 1:
+        return system
+    # Looking for unused parameters is cheap next to a step, so having found none is nothing to tell the user.
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
+    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[ddp]).prepare_model(system)
+
+
+def anyone(flag: bool, device: torch.device) -> bool:
+    """Whether it is true on any rank; all ranks must ask."""
+    return bool(add_up(torch.tensor(int(flag), device=device))) if world_size() > 1 else flag
 
 
 def wait() -> None:

@@ -53,6 +53,15 @@ class Fit:
                 raise ValueError(f"fit.{name} must be at least 1, got {getattr(self, name)}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"fit.micro_batch must be at least 1, got {self.micro_batch}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"fit.clip must be positive, got {self.clip}; leave it out to clip nothing")
+        for name in ("momentum", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"fit.{name} must lie in [0, 1), got {getattr(self, name)}")
+        if any(not 0 < point <= 1 for point in self.milestones):
+            raise ValueError(f"fit.milestones are fractions of the run, between 0 and 1, got {self.milestones}")
+        if self.weight_decay < 0:
+            raise ValueError(f"fit.weight_decay must not be negative, got {self.weight_decay}")
         if self.lr <= 0:
             raise ValueError(f"fit.lr must be positive, got {self.lr}")
         if self.ema is not None and not 0 < self.ema < 1:

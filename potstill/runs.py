@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,13 +16,15 @@ from typing import Any
 import torch
 
 from potstill import checkpoint
+from potstill.precision import Choice, Precision
+from potstill.ranks import agree, rank, wait
 from potstill.recipe import Recipe
 
-RECIPE, SUMMARY = "recipe.json", "summary.json"
+RECIPE, PRECISION, SUMMARY = "recipe.json", "precision.json", "summary.json"
 
 
-def claim(out: Path, values: dict[str, Any], resume: bool) -> None:
-    """Make the folder this run's own, and write `recipe.json`.
+def check(out: Path, values: dict[str, Any], resume: bool) -> bool:
+    """Whether `out` holds this very run already, to be gone on with.
 
     Raises ValueError when it holds another run (unless `resume`, and then when the recipes differ, naming where), or
     anything that is not a run.
@@ -31,23 +35,67 @@ def claim(out: Path, values: dict[str, Any], resume: bool) -> None:
     if recorded.exists():
         if not resume:
             raise ValueError(f"{out} holds another run; continue it with --resume, or choose another --out")
-        before = json.loads(recorded.read_text())
-        different = _differences(before["recipe"], values["recipe"])
+        different = _differences(_recipe(recorded), _plain(values["recipe"]))
         if different:
             raise ValueError(
                 f"{out} was made by another recipe and cannot be resumed with this one; they differ in "
                 + "; ".join(different[:5])
             )
-        return
+        return True
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty and is no run of Potstill; choose an empty or new folder for --out")
-    checkpoint.write_json(recorded, values)
+    return False
+
+
+@contextmanager
+def claim(out: Path, values: dict[str, Any], resume: bool) -> Iterator[None]:
+    """Make the folder this run's own, with `recipe.json` in it, for as long as the `with` block takes.
+
+    When the block fails before anything was trained, the folder goes again, so that it does not block the next try.
+    Raises as `check` does.
+    """
+    if check(out, values, resume):
+        yield
+        return
+    new = not out.exists()
+    checkpoint.write_json(out / RECIPE, values)
+    try:
+        yield
+    except BaseException:
+        if {path.name for path in out.iterdir()} <= {RECIPE, PRECISION}:
+            for name in (RECIPE, PRECISION):
+                (out / name).unlink(missing_ok=True)
+            if new:
+                out.rmdir()
+        raise
+
+
+def settle_precision(out: Path | None, asked: str, measure: Callable[[], Choice]) -> tuple[Precision, str]:
+    """The precision of all networks of a run, and why: as recorded, as asked, or as measured. Recorded in `out`.
+
+    Raises ValueError when a resumed run asks for another one than it was begun with.
+    """
+    record = None if out is None else out / PRECISION
+    found = agree(json.loads(record.read_text()) if record is not None and record.exists() else None)
+    if found is not None:
+        if asked not in ("auto", found["choice"]):
+            raise ValueError(f"{out} was begun in {found['choice']} and cannot be resumed in {asked}")
+        return Precision.named(found["choice"]), found["why"]
+    if asked == "auto":
+        choice = measure()
+        precision, why = agree((choice.precision, str(choice)))
+    else:
+        precision, why = Precision.named(asked), f"{asked}, as asked"
+    if record is not None and rank() == 0:
+        checkpoint.write_json(record, {"choice": precision.name, "why": why})
+    wait()
+    return precision, why
 
 
 def describe(recipe: Recipe, seed: int, source: str | None) -> dict[str, Any]:
     """What `recipe.json` holds: resolved values, and the environment that they were resolved in."""
     return {
-        "recipe": json.loads(json.dumps({**asdict(recipe), "seed": seed}, default=str)),
+        "recipe": _plain({**asdict(recipe), "seed": seed}),
         "source": source,
         "environment": environment(),
     }
@@ -98,6 +146,18 @@ def _cpu() -> str:
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())["recipe"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as the recipe of a run ({error}); choose another --out") from None
+
+
+def _plain(values: Any) -> Any:
+    """As it comes back from a file: tuples are lists, paths are strings."""
+    return json.loads(json.dumps(values, default=str))
 
 
 def _differences(before: Any, now: Any, where: str = "") -> list[str]:

@@ -105,3 +105,29 @@ class Setting:
             self.preprocess(self.recipe.student),
             self.preprocess(self.recipe.teacher),
         )
+
+
+def without_effect(recipe: Recipe) -> list[str]:
+    """Sentences about settings that do nothing in this recipe."""
+    found = unused(recipe.fit, "fit")
+    if recipe.teacher_fit is not None:
+        found += unused(recipe.teacher_fit, "teacher_fit")
+        if recipe.teacher.checkpoint is not None:
+            found.append("teacher_fit has no effect: the teacher has a checkpoint and is not trained")
+    return found
+
+
+def unused(fit: Fit, where: str) -> list[str]:
+    """Sentences about values of a `Fit` that another of its values switches off."""
+    usual = Fit()
+    rules = [
+        ("momentum", fit.optimizer != "sgd", f"the optimizer is {fit.optimizer}"),
+        ("warmup", fit.schedule != "cosine", f"the schedule is {fit.schedule}, and only cosine warms up"),
+        ("milestones", fit.schedule != "milestones", f"the schedule is {fit.schedule}"),
+        ("micro_batch", fit.micro_batch is not None and fit.micro_batch >= fit.batch_size, "it holds a whole batch"),
+    ]
+    return [
+        f"{where}.{name}={getattr(fit, name)} has no effect: {why}"
+        for name, off, why in rules
+        if off and getattr(fit, name) != getattr(usual, name)
+    ]

@@ -13,7 +13,7 @@ from torch import nn
 from potstill.data.preprocess import Preprocess
 from potstill.errors import did_you_mean
 from potstill.precision import Precision
-from potstill.taps import Taps
+from potstill.taps import Taps, stages_of
 from potstill.types import Batch, Outputs, Task
 
 
@@ -64,31 +64,23 @@ class Network:
         """`stages` means every stage that the probe found."""
         found: list[str] = []
         for tap in taps:
-            found.extend(self.stages if tap == "stages" else [tap])
+            found.extend(stages_of(self.names) if tap == "stages" else [tap])
         return tuple(found)
-
-    @property
-    def stages(self) -> list[str]:
-        return sorted(name for name in self.names if name.startswith("stage") and name[5:].isdigit())
 
     def taps(self, names: Sequence[str]) -> Taps:
         key = tuple(names)
         if key not in self._taps:
-            usual = ("embedding", "last_map", *(f"stage{n}" for n in range(1, 10)))
             for name in key:
-                if name in usual and name not in self.names:
-                    raise ValueError(
-                        f"{type(self._module).__name__} has no {name!r}: "
-                        + (
-                            "no nn.Linear produces its answer"
-                            if name == "embedding"
-                            else f"the probe found {', '.join(sorted(self.names)) or 'no feature maps'}"
-                        )
-                        + "; name a module path instead, e.g. "
-                        + did_you_mean(name, [path for path, _ in self._module.named_modules() if path])
-                    )
+                if name not in self.names and (name in ("embedding", "last_map") or stages_of([name])):
+                    raise ValueError(self._lacks(name))
             self._taps[key] = Taps(self._module, {name: self.names.get(name, name) for name in key})
         return self._taps[key]
+
+    def _lacks(self, name: str) -> str:
+        found = f"the probe found {', '.join(sorted(self.names)) or 'nothing'}"
+        reason = "no nn.Linear produces its answer" if name == "embedding" else found
+        paths = did_you_mean(name, [path for path, _ in self._module.named_modules() if path])
+        return f"{type(self._module).__name__} has no {name!r}: {reason}; name a module path instead; {paths}"
 
     def __call__(self, task: Task, batch: Batch, view: str, taps: Sequence[str]) -> Outputs:
         seen = batch.views[view]

@@ -55,32 +55,38 @@ class System(nn.Module):
             for origin in self.task.derived.get(view, (view,)):
                 before = found.get((source, origin), ())
                 found[source, origin] = before + tuple(tap for tap in taps if tap not in before)
-        return found
+        # Frozen sources first: what they need on the way is free again before the student's activations pile up.
+        return dict(sorted(found.items(), key=lambda item: self.sources[item[0][0]].trained))
 
     def related(self, term: Wired) -> bool:
         return term.objective.scope == "batch" or self.task.combine_scope == "batch"
 
-    def listen(self, batch: Batch, wanted: Wanted, given: SourceOutputs | None = None) -> SourceOutputs:
-        """Run every source on every view that a term addresses."""
+    def listen(self, batch: Batch, wanted: Wanted, key: int, given: SourceOutputs | None = None) -> SourceOutputs:
+        """Run every source on every view that a term addresses, except those whose answers are `given`."""
         said: SourceOutputs = {}
         for (source, view), taps in wanted.items():
-            known = (given or {}).get(source, {}).get(view)
-            said.setdefault(source, {})[view] = known or self.sources[source](self.task, batch, view, taps)
+            answer = (given or {}).get(source, {}).get(view)
+            if answer is None:
+                # Dropout is a function of what runs, not of what ran before: a resumed run and a second pass, in
+                # which more is run than in the first, see the same.
+                torch.manual_seed(hash_int(key, source, view))
+                answer = self.sources[source](self.task, batch, view, taps)
+            said.setdefault(source, {})[view] = answer
         return said
 
     def combined(self, said: SourceOutputs, batch: Batch, scope: str) -> SourceOutputs:
         return self.task.combine(said, batch) if self.task.combine_scope == scope else said
 
     def forward(
-        self, batch: Batch, counts: Tensor, progress: Progress, scale: float, carried: Carried | None
+        self, batch: Batch, key: int, counts: Tensor, progress: Progress, scale: float, carried: Carried | None
     ) -> tuple[Tensor, Tensor, dict[int, Sides]]:
         """One micro-batch: (loss to differentiate, each term's share of its mean, sides of terms that update)."""
-        said = self.listen(batch, self.wanted, carried.given if carried else None)
+        said = self.listen(batch, self.wanted, key, carried.given if carried else None)
         outputs = self.combined(said, batch, "unit")
         if carried is None:
             outputs = self.combined(outputs, batch, "batch")
         loss = torch.zeros((), device=batch.main.index.device)
-        shares = torch.zeros(len(self.terms), device=loss.device)
+        shares = torch.zeros(len(self.terms), device=loss.device, dtype=torch.float64)
         remembered: dict[int, Sides] = {}
         for number, term in enumerate(self.terms):
             if carried is not None and self.related(term):
@@ -114,7 +120,7 @@ class Stepper:
         micro = batch.split(1 if self.micro_batch is None else -(-len(batch) // self.micro_batch))
         counts = self._counts(batch)
         related = [term for term in system.terms if system.related(term)]
-        shares = torch.zeros(len(system.terms), device=counts.device)
+        shares = torch.zeros(len(system.terms), device=counts.device, dtype=torch.float64)
         carried: list[Carried | None] = [None] * len(micro)
         joined: SourceOutputs = {}
         if related and (world > 1 or len(micro) > 1):
@@ -122,9 +128,9 @@ class Stepper:
             carried, shares, joined = self._differentiate(batch, micro, said, joined, counts, progress)
         remembered = []
         for number, (part, carry) in enumerate(zip(micro, carried, strict=True)):
-            self._seed(progress, number)
+            key = self._key(progress, number)
             with self._exchanging(number + 1 == len(micro)):
-                loss, share, sides = self.wrapped(part, counts, progress, float(world), carry)
+                loss, share, sides = self.wrapped(part, key, counts, progress, float(world), carry)
                 loss.backward()
             shares = shares + share
             remembered.append(sides)
@@ -146,9 +152,9 @@ class Stepper:
         views = [(self.system.task.mask(batch, t.view), len(batch.views[t.view])) for t in self.system.terms]
         return add_up(torch.stack([units(mask, rows, device) for mask, rows in views]))
 
-    def _seed(self, progress: Progress, micro: int) -> None:
-        # Dropout is a function of the step, not of what ran before: a resumed run and a second pass see the same.
-        torch.manual_seed(hash_int(self.system.seed, "dropout", progress.step, rank(), micro))
+    def _key(self, progress: Progress, micro: int) -> int:
+        """What the dropout of a micro-batch depends on."""
+        return hash_int(self.system.seed, "dropout", progress.step, rank(), micro)
 
     def _exchanging(self, last: bool):
         """Ranks exchange gradients with the last micro-batch only."""
@@ -166,8 +172,7 @@ class Stepper:
         said = []
         with torch.no_grad(), kept_buffers(system.networks):
             for number, part in enumerate(micro):
-                self._seed(progress, number)
-                said.append(system.listen(part, wanted))
+                said.append(system.listen(part, wanted, self._key(progress, number)))
         parts = [system.combined(s, m, "unit") for s, m in zip(said, micro, strict=True)]
         return said, join_outputs(parts)
 
@@ -190,15 +195,15 @@ class Stepper:
                 leaves += [(source, view, tap, fresh.get(tap)) for tap in ("output", *fresh.taps)]
         joined = system.combined(joined, everyone, "batch")
         loss = torch.zeros((), device=counts.device)
-        shares = torch.zeros(len(system.terms), device=counts.device)
-        parameters: list[Tensor] = []
-        for number, term in enumerate(system.terms):
-            if system.related(term):
-                mask = system.task.mask(everyone, term.view)
-                share = term(joined, everyone, mask, counts[number], progress, system.seed)
-                loss = loss + term.weighted(progress) * share
-                shares[number] = share.detach() / world_size()  # every rank computes the whole
-                parameters += [p for p in term.parameters() if p.requires_grad]
+        shares = torch.zeros(len(system.terms), device=counts.device, dtype=torch.float64)
+        related = {number: term for number, term in enumerate(system.terms) if system.related(term)}
+        for number, term in related.items():
+            mask = system.task.mask(everyone, term.view)
+            share = term(joined, everyone, mask, counts[number], progress, system.seed)
+            loss = loss + term.weighted(progress) * share
+            shares[number] = share.detach() / world_size()  # every rank computes the whole
+        # Through a list of modules, so that an objective that two terms share is counted once.
+        parameters = [p for p in nn.ModuleList(related.values()).parameters() if p.requires_grad]
         gradients = torch.autograd.grad(loss, [leaf[3] for leaf in leaves] + parameters, allow_unused=True)
         frozen = [{name: v for name, v in s.items() if not system.sources[name].trained} for s in said]
         carried = [Carried(given=given) for given in frozen]

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from potstill import checkpoint
+from potstill.data.decode import pixels
 from potstill.data.preprocess import Preprocess
-from potstill.models import build
+from potstill.errors import did_you_mean
+from potstill.models import build, load_weights
 
 WEIGHTS, CARD = "student.safetensors", "student.json"
 
@@ -35,9 +36,7 @@ def load(run: str | Path, model: nn.Module | None = None) -> Predictor:
     Raises ValueError when the folder holds no student, or when `model` does not fit the weights.
     """
     folder = Path(run)
-    if not (folder / CARD).exists():
-        raise ValueError(f"{folder} holds no student: expected {CARD} and {WEIGHTS} in it")
-    card = json.loads((folder / CARD).read_text())
+    card = _card(folder)
     if model is None:
         if "name" not in card["model"]:
             raise ValueError(
@@ -45,12 +44,30 @@ def load(run: str | Path, model: nn.Module | None = None) -> Predictor:
                 "and call potstill.load(run, model=…)"
             )
         model = build(**card["model"])
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except RuntimeError as error:
-        raise ValueError(f"{folder / WEIGHTS} does not fit {type(model).__name__}: {error}") from None
+    load_weights(model, folder / WEIGHTS)
     preprocess = Preprocess.from_dict(card["preprocess"]) if card.get("preprocess") else None
-    return Predictor(model.eval(), preprocess, tuple(card.get("classes") or ()), card.get("channels"))
+    return Predictor(model.eval(), preprocess, tuple(card.get("classes") or ()), card.get("channels"), card.get("size"))
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    path = folder / CARD
+    if not path.is_file():
+        inside = sorted(str(card.parent.relative_to(folder)) for card in folder.glob(f"*/*/{CARD}"))
+        if inside:
+            hint = f"it is not finished; finished students in it: {', '.join(inside[:5])}"
+        elif folder.is_dir():
+            hint = f"expected {CARD} and {WEIGHTS} in it"
+        else:
+            beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+            hint = "there is no such folder" + (f"; {did_you_mean(folder.name, beside)}" if beside else "")
+        raise ValueError(f"{folder} holds no student: {hint}")
+    try:
+        card = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(card, dict) or not isinstance(card.get("model"), dict):
+        raise ValueError(f"{path} does not describe a student: no 'model' in it")
+    return card
 
 
 class Predictor(nn.Module):
@@ -62,13 +79,23 @@ class Predictor(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, preprocess: Preprocess | None, classes: Sequence[str], channels: int | None = None
+        self,
+        model: nn.Module,
+        preprocess: Preprocess | None,
+        classes: Sequence[str],
+        channels: int | None = None,
+        size: Sequence[int] | None = None,
     ):
         super().__init__()
-        self.model, self.preprocess, self.classes, self.channels = model, preprocess, tuple(classes), channels
+        self.model, self.preprocess, self.classes = model, preprocess, tuple(classes)
+        self.channels, self.size = channels, None if size is None else tuple(size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[B, K]` of raw images: uint8 `[B, C, H, W]`, or floating point in [0, 1]."""
+        """Logits `[B, K]` of images as they were in training: uint8 `[B, C, H, W]`, or floating point in [0, 1]."""
+        if images.ndim != 4 or self.channels not in (None, images.shape[1]):
+            raise ValueError(
+                f"images have shape {list(images.shape)}, expected [B, {self.channels or 'C'}, height, width]"
+            )
         ready = images if self.preprocess is None else self.preprocess(images)
         output = self.model(ready)
         return output if self.preprocess is None else self.preprocess.labels(output)
@@ -77,22 +104,45 @@ class Predictor(nn.Module):
     def predict(self, images: Any) -> list[str]:
         """Class names, one per image.
 
-        `images` is a tensor as for `forward`, one image or a list of them: PIL images, paths, or arrays `[H, W]` or
-        `[H, W, C]` of uint8.
+        `images` is one image or a list of them: PIL images, paths, or arrays `[H, W]` or `[H, W, C]` of uint8; they
+        are made grey or colour, resized and cropped like the training images were. Or a tensor `[B, C, H, W]`, uint8
+        or floating point in [0, 1], which must have their channels and size already.
         """
-        device = next(self.model.parameters()).device
-        if not isinstance(images, Tensor):
+        parameter = next(self.model.parameters(), None)
+        device = torch.device("cpu") if parameter is None else parameter.device
+        if isinstance(images, Tensor):
+            if self.size is not None and tuple(images.shape[-2:]) != self.size:
+                raise ValueError(
+                    f"the tensor holds images of {list(images.shape[-2:])} pixels, the student learned from "
+                    f"{list(self.size)}; give PIL images, paths or arrays, which are resized"
+                )
+            answers = self.forward(images.to(device)).argmax(1)
+        else:
             images = images if isinstance(images, list | tuple) else [images]
             rows = [self.forward(self._tensor(image)[None].to(device)).argmax(1) for image in images]
-            answers = torch.cat(rows)
-        else:
-            answers = self.forward(images.to(device)).argmax(1)
+            answers = torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64)
         return [self.classes[k] if self.classes else str(k) for k in answers.tolist()]
 
     def _tensor(self, image: Any) -> Tensor:
-        if isinstance(image, str | Path):
-            image = Image.open(image)
-        if isinstance(image, Image.Image):
-            image = np.asarray(image.convert("L" if self.channels == 1 else "RGB"))
-        pixels = torch.from_numpy(np.array(image))
-        return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))):
+                raise ValueError(
+                    f"an array of shape {list(image.shape)} and {image.dtype} is no image; expected uint8 [H, W], "
+                    "[H, W, 3] or [H, W, 4]"
+                )
+            image = Image.fromarray(image)
+        elif isinstance(image, str | Path):
+            image = _opened(Path(image))
+        if not isinstance(image, Image.Image):
+            raise ValueError(f"cannot predict on a {type(image).__name__}; give PIL images, paths, arrays or a tensor")
+        return torch.from_numpy(pixels(image, self.channels or 3, self.size))
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise ValueError(f"{path} cannot be read: {'no such file' if missing else error}") from None
+    return image

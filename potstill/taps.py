@@ -42,7 +42,8 @@ class Taps:
                 known = [key for key in modules if key]
                 where = "" if name == path else f" (module path {path!r})"
                 raise ValueError(
-                    f"tap {name!r}{where}: {type(model).__name__} has no such module; {did_you_mean(path, known)}"
+                    f"tap {name!r}{where}: {type(model).__name__} has no such module; "
+                    + did_you_mean(path.removesuffix(".input"), known)
                 )
 
     def __call__(self, forward: Callable[[], Tensor]) -> Outputs:
@@ -110,7 +111,13 @@ class Probe:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        return tuple(sorted(name for name in self.names if name.startswith("stage") and name[5:].isdigit()))
+        return stages_of(self.names)
+
+
+def stages_of(names: Iterable[str]) -> tuple[str, ...]:
+    """`stage1`, `stage2` … among the names of taps, in the order of the network."""
+    found = (name for name in names if name.startswith("stage") and name[5:].isdigit())
+    return tuple(sorted(found, key=lambda name: int(name[5:])))
 
 
 def probe(model: nn.Module, forward: Callable[[], Tensor]) -> Probe:

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
+from typing import Any
 
+from torch import nn
+
+from potstill.cell import Examples, source
 from potstill.console import Talk
+from potstill.data.foreign import check_labels
 from potstill.data.preprocess import USUAL, Preprocess
+from potstill.precision import Precision
 from potstill.sources import Network
+from potstill.taps import untouched
 from potstill.tasks.classify import Classify, Evaluation
 from potstill.types import MAIN, Batch
 
+NEAR = 0.2
+"""Part of the way from chance to perfect below which a teacher is suspect."""
+LOOKED_AT = 8
+"""Batches that each normalisation is tried on."""
+
 
 def examine(
-    teacher: Network, task: Classify, valid: Callable[[], Iterable[Batch]], classes: int, talk: Talk
+    teacher: Network,
+    task: Classify,
+    valid: Callable[[], Iterable[Batch]],
+    classes: int,
+    talk: Talk,
+    own: Mapping[str, Preprocess] | None = None,
+    taught: bool = False,
+    what: str = "validation",
 ) -> Evaluation:
-    """Say the teacher's own accuracy on the validation data. Near chance, try the usual normalisations and say which
-    would have worked.
+    """Say the teacher's own accuracy on the validation data. Near chance, try the usual normalisations, and `own`
+    ones, and say which would have worked; a teacher that was `taught` here has the right one and needs none.
 
     Raises ValueError for a teacher that answers with another number of classes, or with NaN.
     """
@@ -31,36 +51,95 @@ def examine(
     found = task.evaluate(teacher, valid())
     if not found.finite:
         raise ValueError(
-            "the teacher returns NaN or infinity on the validation data; check its weights, its preprocessing and "
+            f"the teacher returns NaN or infinity on the {what} data; check its weights, its preprocessing and "
             "its precision"
         )
     chance = 100 / classes
-    talk.say(f"teacher: {found.top1:.2f} % on the validation data (chance is {chance:.2f} %)")
-    if found.top1 < chance + 0.2 * (100 - chance):
-        talk.warn(_advice(teacher, task, valid, found.top1, chance))
+    talk.say(f"teacher: {found.top1:.2f} % on the {what} data (chance is {chance:.2f} %)")
+    if found.top1 < chance + NEAR * (100 - chance):
+        near = f"the teacher is near chance ({found.top1:.2f} %; chance is {chance:.2f} %)"
+        if taught:
+            talk.warn(f"{near}: it needs longer training, more data or another learning rate")
+        elif not talk.quiet:
+            talk.warn(f"{near}{_advice(teacher, task, valid, found.top1, {**(own or {}), **USUAL})}")
     return found
 
 
-def _advice(teacher: Network, task: Classify, valid: Callable[[], Iterable[Batch]], now: float, chance: float) -> str:
-    own = teacher.preprocess or Preprocess()
-    channels = next(iter(valid())).main.input.shape[1]
+def _advice(
+    teacher: Network,
+    task: Classify,
+    valid: Callable[[], Iterable[Batch]],
+    now: float,
+    usual: Mapping[str, Preprocess],
+) -> str:
+    given = teacher.preprocess or Preprocess()
+    shape = next(iter(valid())).main.input.shape
     tried: dict[str, float] = {}
     try:
-        for name, usual in USUAL.items():
-            if len(usual.mean or ()) in (0, 1, channels):
-                teacher.preprocess = replace(own, mean=usual.mean, std=usual.std)
-                tried[name] = task.evaluate(teacher, valid()).top1
+        for name, other in usual.items():
+            if len(shape) == 4 and len(other.mean or ()) in (0, 1, shape[1]):
+                teacher.preprocess = replace(given, mean=other.mean, std=other.std)
+                tried[name] = task.evaluate(teacher, islice(valid(), LOOKED_AT)).top1
     finally:
-        teacher.preprocess = own
+        teacher.preprocess = given
+    look = "look at the order of its labels, the order of its channels, its input size and its weights"
+    if not tried:
+        return f"; {look}"
     best = max(tried, key=lambda name: tried[name])
-    near = f"the teacher is near chance ({now:.2f} %; chance is {chance:.2f} %)"
     if tried[best] > max(2 * now, now + 10):
-        usual = USUAL[best]
-        return (
-            f"{near}. With the normalisation {best!r} it reaches {tried[best]:.2f} %: set its preprocessing to "
-            f"mean={usual.mean}, std={usual.std}"
+        mean, std = (
+            [float(f"{value:.4g}") for value in side]
+            for side in (usual[best].mean or (0.0,), usual[best].std or (1.0,))
         )
-    return (
-        f"{near}, and none of the usual normalisations helps (best: {best!r}, {tried[best]:.2f} %); look at the order "
-        "of its labels, the order of its channels, its input size and its weights"
-    )
+        flags = f"--teacher.mean {' '.join(map(str, mean))} --teacher.std {' '.join(map(str, std))}"
+        return (
+            f". With the normalisation {best!r} it reaches {tried[best]:.2f} %: set its preprocessing to "
+            f"mean={tuple(mean)}, std={tuple(std)} (on the command line {flags})"
+        )
+    return f", and none of the usual normalisations helps (best: {best!r}, {tried[best]:.2f} %); {look}"
+
+
+def check_modules(teacher: Any, student: Any) -> None:
+    """Raises ValueError for what is no network, and for a teacher that would change while its student learns."""
+    for role, module in (("teacher", teacher), ("student", student)):
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"the {role} must be a torch.nn.Module, got {type(module).__name__}")
+    if teacher is student:
+        raise ValueError("teacher and student are the same module; give the student a copy of its own")
+    if {id(p) for p in teacher.parameters()} & {id(p) for p in student.parameters()}:
+        raise ValueError("teacher and student share parameters; give the student a copy of its own")
+
+
+def classes_of(
+    networks: Mapping[str, nn.Module], preprocesses: Mapping[str, Preprocess | None], examples: Examples
+) -> int:
+    """How many classes the networks answer with. They are left as they are.
+
+    Raises ValueError for a network that cannot run on the data, whose answers are no logits or not finite, or of
+    another number of classes than the first; and for labels that do not fit.
+    """
+    found: dict[str, int] = {}
+    for role, module in networks.items():
+        speaker = source(module, examples.probe, trained=False, preprocess=preprocesses[role], precision=Precision())
+        try:
+            with untouched(module):
+                answer = speaker(Classify(), examples.probe, MAIN, ()).output
+        finally:
+            speaker.close()
+        if answer.ndim != 2:
+            raise ValueError(f"the {role} answers with shape {list(answer.shape)}, expected logits [B, K]")
+        if not answer.isfinite().all():
+            raise ValueError(
+                f"the {role} returns NaN or infinity on the first batch; check its weights and its preprocessing"
+            )
+        found[role] = answer.shape[1]
+    (first, classes), *others = found.items()
+    for role, theirs in others:
+        if theirs != classes:
+            raise ValueError(
+                f"the {first} answers with {classes} classes and the {role} with {theirs}; build the {role} with "
+                f"{classes} outputs, or give {first}_preprocess a label_map"
+            )
+    labels = getattr(examples.loader, "labels", examples.info.labels)
+    check_labels(examples.probe.main.label.cpu() if labels is None else labels.cpu(), classes)
+    return classes

@@ -137,9 +137,10 @@ class Wired(nn.Module):
     def _extra(self, view: View, need: str) -> Tensor:
         value = getattr(view, need, None) if need in ("label", "index") else view.extras.get(need)
         if value is None:
+            given = ["index", *([] if view.label is None else ["label"]), *view.extras]
             raise ValueError(
                 f"term {self.name!r} needs {need!r}, which the data does not give for view {self.view!r}; it gives "
-                f"{', '.join(sorted(('index', *view.extras)))}"
+                f"{', '.join(sorted(given))}"
             )
         return value
 
@@ -185,6 +186,8 @@ def reduce(losses: Tensor, mask: Tensor | None, count: Tensor, whole: bool = Fal
         return losses.sum() / (count[0] * per_row).to(losses.dtype)
     if losses.ndim == 1 and mask.ndim > 1:
         mask, count = mask.flatten(1).any(1), count[:1]
+    if mask.shape != losses.shape:
+        raise ValueError(f"a mask of shape {list(mask.shape)} does not fit losses of shape {list(losses.shape)}")
     kept = torch.where(mask, losses, torch.zeros((), dtype=losses.dtype, device=losses.device))
     return kept.sum() / count[-1].clamp(min=1).to(losses.dtype)
 

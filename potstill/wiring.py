@@ -88,7 +88,7 @@ def _listen(system: System, drafts: list[Wired], batch: Batch) -> SourceOutputs:
     probing = System(system.task, system.sources, drafts)
     modules = torch.nn.ModuleList([s.module for s in system.sources.values() if s.module is not None])
     with torch.no_grad(), untouched(modules):
-        said = probing.listen(batch, probing.wanted)
+        said = probing.listen(batch, probing.wanted, key=0)
         return system.task.combine(said, batch)
 
 

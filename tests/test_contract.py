@@ -120,6 +120,16 @@ def test_finite(case, dtype, large):
 
 
 @every_objective
+def test_bfloat16_inputs_are_computed_in_float32(case):
+    """Only the rounding of the inputs themselves is lost."""
+    objective = case.build(torch.float32)
+    coarse = case.sides(torch.bfloat16)
+    losses = losses_of(objective, case, *coarse)
+    exact = losses_of(objective, case, *(each(torch.Tensor.float, side) for side in coarse))
+    torch.testing.assert_close(losses, exact, rtol=1e-5, atol=1e-6)
+
+
+@every_objective
 def test_right_side_gets_no_gradient(case):
     step = Step(case, case.build())
     step.share().backward()

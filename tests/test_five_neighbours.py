@@ -273,7 +273,9 @@ class Speculative(Plain):
         kept = proposed.argmax(1) == judged.argmax(1)
         mixed = torch.where(kept[:, None], batch.main.input, batch.main.input.flip(0))
         for step in range(2):
-            yield batch.with_view(MAIN, replace(batch.main, input=mixed + step, mask=kept | (batch.main.index % 2 == 0)))
+            yield batch.with_view(
+                MAIN, replace(batch.main, input=mixed + step, mask=kept | (batch.main.index % 2 == 0))
+            )
 
 
 def test_skd_makes_the_batch_with_both_networks():

@@ -54,7 +54,9 @@ class Golden:
         self.loss = losses.mean()
 
     def tensors(self, prefix: str) -> dict[str, torch.Tensor]:
-        return {k.removeprefix(prefix): torch.from_numpy(v.copy()) for k, v in self.case.items() if k.startswith(prefix)}
+        return {
+            k.removeprefix(prefix): torch.from_numpy(v.copy()) for k, v in self.case.items() if k.startswith(prefix)
+        }
 
     def side(self, name: str):
         if name in self.inputs:

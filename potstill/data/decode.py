@@ -123,28 +123,36 @@ def _open(item: Item) -> Image.Image:
 
 def _header(item: Item, row: int) -> tuple[int, int, bool]:
     with _open(item) as image:
-        width, height = image.size
-        if "exif" in image.info and image.getexif().get(0x0112, 1) >= 5:  # lies on its side
-            width, height = height, width
-        return width, height, image.mode in _GREY_MODES or image.mode.startswith("I;16")
+        return _shape(image)
+
+
+def _shape(image: Image.Image) -> tuple[int, int, bool]:
+    width, height = image.size
+    if "exif" in image.info and image.getexif().get(0x0112, 1) >= 5:  # lies on its side
+        width, height = height, width
+    return width, height, image.mode in _GREY_MODES or image.mode.startswith("I;16")
+
+
+def pixels(image: Image.Image, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
+    """One image of any mode as uint8 `[C, H, W]`: upright, grey or colour, resized and cropped to `size` (H, W)."""
+    if "exif" in image.info:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is unknown")
+    if image.mode.startswith("I"):  # 16 bits, which convert() would clip instead of scale
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    image = image.convert("L" if channels == 1 else "RGB")
+    if size is not None and image.size != (size[1], size[0]):
+        image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BILINEAR)
+    array = np.array(image)
+    return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def _pixels(item: Item, plan: Plan, out: np.ndarray) -> bool:
     """Write one image into `out` `[C, H, W]`; True if it had to be resized."""
-    with _open(item) as opened:
-        image: Image.Image = opened
-        if "exif" in opened.info:
-            image = ImageOps.exif_transpose(opened)
-        if image.mode == "F":
-            raise ValueError("floating-point pixels, whose range is unknown")
-        if image.mode.startswith("I"):  # 16 bits, which convert() would clip instead of scale
-            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")
-        image = image.convert("L" if plan.channels == 1 else "RGB")
-        change = image.size != (plan.width, plan.height)
-        if change:
-            image = ImageOps.fit(image, (plan.width, plan.height), Image.Resampling.BILINEAR)
-        array = np.asarray(image)
-        out[:] = array[None] if plan.channels == 1 else array.transpose(2, 0, 1)
-        return change
+    with _open(item) as image:
+        width, height, _ = _shape(image)
+        out[:] = pixels(image, plan.channels, (plan.height, plan.width))
+        return (width, height) != (plan.width, plan.height)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from potstill.hashing import hash_index
 from potstill.types import MAIN, Batch, View
@@ -18,10 +18,11 @@ class Given:
 
     It may yield `(input, label)`, `(input, label, index)`, or a mapping with the keys `input`, `label` and perhaps
     `index`. Without an index `indexed` is False, and methods that keep something per sample are refused. `steps` is
-    its length. A run resumes at the beginning of an epoch.
+    its length. A run resumes at the beginning of an epoch. Once `classes` is set, labels are checked against it.
     """
 
     exact = False
+    classes: int | None = None
 
     def __init__(self, loader: Iterable[Any], device: torch.device | str):
         if not isinstance(loader, Sized):
@@ -29,11 +30,13 @@ class Given:
                 f"{type(loader).__name__} has no length; give a loader whose len() is its batches per epoch"
             )
         self.loader, self.device, self.steps = loader, device, len(loader)
-        if self.steps == 0:
+        first = next(iter(loader), None) if self.steps else None
+        if first is None:
             raise ValueError("the loader is empty: it has no batch (drop_last with fewer samples than a batch?)")
-        first = as_batch(next(iter(loader)), 0, "cpu")
+        first = as_batch(first, 0, "cpu")
         self.indexed = first[1]
         self.batch_size = len(first[0])
+        self.labels = labels_of(loader)
         self.samples = len(loader.dataset) if isinstance(loader, DataLoader) else self.steps * self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -41,7 +44,7 @@ class Given:
         for step, item in enumerate(self.loader):
             if step >= self.steps:
                 return
-            batch, _ = as_batch(item, position, self.device)
+            batch, _ = as_batch(item, position, self.device, self.classes)
             position += len(batch)
             if step >= start:
                 yield batch
@@ -51,11 +54,12 @@ class Ordered:
     """Training batches of a map-style `Dataset` in Potstill's own order, a function of (seed, epoch).
 
     Items are `(input, label)` or mappings, as for `Given`. A run resumes at the beginning of an epoch, because the
-    data set's own transforms may be random.
+    data set's own transforms may be random. Once `classes` is set, labels are checked against it.
     """
 
     exact = False
     indexed = True
+    classes: int | None = None
 
     def __init__(self, dataset: Dataset, batch_size: int, device: torch.device | str, seed: int = 0):
         self.dataset, self.batch_size, self.device, self.seed = dataset, batch_size, device, seed
@@ -70,23 +74,44 @@ class Ordered:
         loader = DataLoader(Subset(self.dataset, order.tolist()), batch_size=self.batch_size)
         for step, item in enumerate(loader):
             if step >= start:
-                batch, _ = as_batch(item, 0, "cpu")
-                view = batch.main
                 index = order[step * self.batch_size :][: self.batch_size]
+                view = as_batch(item, 0, "cpu")[0].main
+                if self.classes is not None:
+                    check_labels(view.label, self.classes, index)
                 yield Batch({MAIN: View(view.input, index, view.label).to(self.device)})
 
 
-def in_order(data: Any, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+def in_order(data: Any, batch_size: int, device: torch.device | str, classes: int | None = None) -> Iterator[Batch]:
     """Evaluation batches of a `Dataset` or of somebody's loader."""
     loader = DataLoader(data, batch_size=batch_size) if isinstance(data, Dataset) else data
     position = 0
     for item in loader:
-        batch, _ = as_batch(item, position, device)
+        batch, _ = as_batch(item, position, device, classes)
         position += len(batch)
         yield batch
+    if position == 0:
+        raise ValueError("the validation data is empty: it gives no batch")
 
 
-def as_batch(item: Any, position: int, device: torch.device | str) -> tuple[Batch, bool]:
+def labels_of(data: Any) -> Tensor | None:
+    """All labels, where they lie in plain sight: in a `TensorDataset`, or in a loader of one."""
+    data = data.dataset if isinstance(data, DataLoader) else data
+    return data.tensors[1] if isinstance(data, TensorDataset) and len(data.tensors) > 1 else None
+
+
+def check_labels(labels: Tensor, classes: int, index: Tensor | None = None) -> None:
+    """Raises ValueError, naming the first label outside [0, classes) and its sample."""
+    wrong = ((labels < 0) | (labels >= classes)).nonzero().flatten()
+    if len(wrong):
+        first = int(wrong[0])
+        sample = first if index is None else int(index[first])
+        raise ValueError(
+            f"label {int(labels[first])} (sample {sample}) is out of range: the teacher answers with {classes} "
+            f"classes, so labels lie in [0, {classes - 1}]"
+        )
+
+
+def as_batch(item: Any, position: int, device: torch.device | str, classes: int | None = None) -> tuple[Batch, bool]:
     """What a loader yields as a `Batch`, and whether it came with an index. Raises ValueError, saying what came."""
     if isinstance(item, Mapping):
         inputs, label, index = item.get("input"), item.get("label"), item.get("index")
@@ -106,6 +131,8 @@ def as_batch(item: Any, position: int, device: torch.device | str) -> tuple[Batc
         )
     given = index is not None
     index = index if given else torch.arange(position, position + len(inputs))
+    if classes is not None:
+        check_labels(label, classes, index)
     return Batch({MAIN: View(inputs, index.long(), label.long()).to(device)}), given
 
 

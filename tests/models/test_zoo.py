@@ -1,8 +1,6 @@
 """The zoo against the reference: same keys, same sizes, same numbers; and what a user asks of any model."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +11,6 @@ from potstill.models import MODELS, build, resnet8, small_cnn, wrn_16_1
 from potstill.models.resnet import ResNet
 from potstill.models.wrn import WideResNet
 
-SHARED = Path(os.environ.get("POTSTILL_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
-GOLDENS = SHARED / "goldens"
-needs_goldens = pytest.mark.skipif(
-    not (GOLDENS / "models_logits.npz").is_file(), reason="the models' goldens are not beside the repository"
-)
-
 REFERENCE_MODELS = [name for name in MODELS if name != "small_cnn"]
 WITH_LOGITS = ["resnet8", "resnet20", "resnet44", "resnet110", "resnet32x4", "wrn_16_1", "wrn_40_1"]
 FEATURES = ["stem", "stage1", "stage2", "stage3", "embedding"]
@@ -27,13 +19,13 @@ TAPS = {*FEATURES, *BEFORE_ACTIVATION, "last_map"}
 
 
 @pytest.fixture(scope="module")
-def facts():
-    return json.loads((GOLDENS / "models.json").read_text())["models"]
+def facts(shared):
+    return json.loads(shared("goldens", "models.json").read_text())["models"]
 
 
 @pytest.fixture(scope="module")
-def numbers():
-    with np.load(GOLDENS / "models_logits.npz") as file:
+def numbers(shared):
+    with np.load(shared("goldens", "models_logits.npz")) as file:
         return dict(file)
 
 
@@ -86,7 +78,6 @@ def parameters(model):
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-@needs_goldens
 @pytest.mark.parametrize("name", REFERENCE_MODELS)
 def test_layout_is_the_references(name, facts):
     model = build(name, num_classes=100)
@@ -96,12 +87,10 @@ def test_layout_is_the_references(name, facts):
     assert sum(p.requires_grad for p in model.parameters()) == facts[name]["trainable_tensors"]
 
 
-@needs_goldens
 def test_models_with_golden_logits_are_all_tested(facts):
     assert {name for name in REFERENCE_MODELS if facts[name]["logits_in_npz"]} == set(WITH_LOGITS)
 
 
-@needs_goldens
 @pytest.mark.parametrize("name", WITH_LOGITS)
 def test_numbers_are_the_references(name, facts, numbers):
     model = build(name, num_classes=100).double().eval()

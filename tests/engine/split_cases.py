@@ -1,0 +1,329 @@
+"""Losses over a whole batch in one process, written out by hand: what any split must give.
+
+Each case has its terms for the engine, and `means`, the plain formula for the mean of every term. `observe` runs the
+engine, `expect` a plain loop with one autograd call a step.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from engine_kit import (
+    FIT,
+    Differences,
+    Distance,
+    Drawn,
+    Gram,
+    Normalised,
+    Queue,
+    Scores,
+    example,
+    make,
+    sequences,
+)
+from torch import Tensor, nn
+
+from potstill.objectives import ICD, KD, CrossEntropy
+from potstill.tasks.classify import Classify
+from potstill.terms import Spec, Term
+from potstill.types import Batch, Progress
+
+STEPS = 2
+
+
+@dataclass
+class Scene:
+    """What a formula sees: networks, objectives, the whole batch, and a place to remember things between steps."""
+
+    student: nn.Module
+    teacher: nn.Module
+    objectives: list[nn.Module]
+    batch: Batch
+    memory: dict
+
+    def hears(self, network: nn.Module, view: str = "main") -> tuple[Tensor, Tensor, Tensor]:
+        """(hidden, embedding, answer) of a network about a view."""
+        ready = self.batch.views[view].input.to(network.body.weight.dtype)
+        hidden = network.body(ready)
+        return hidden, hidden.tanh(), network(ready)
+
+    def both(self, view: str = "main") -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(student's embedding, student's answer, teacher's embedding, teacher's answer)."""
+        with torch.no_grad():
+            _, teacher, taught = self.hears(self.teacher, view)
+        _, student, answer = self.hears(self.student, view)
+        return student, answer, teacher, taught
+
+
+def one_ce(logits: Tensor, label: Tensor) -> Tensor:
+    return logits.exp().sum().log() - logits[label]
+
+
+def one_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    p = teacher.softmax(0)
+    return (p * (p.log() - student.softmax(0).log())).sum()
+
+
+def mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()
+
+
+def plain_ce(scene: Scene) -> Tensor:
+    return mean(one_ce(z, y) for z, y in zip(scene.both()[1], scene.batch.main.label, strict=True))
+
+
+def plain_kd(scene: Scene) -> Tensor:
+    _, answer, _, taught = scene.both()
+    return 16 * mean(one_kl(s / 4, t / 4) for s, t in zip(answer, taught, strict=True))
+
+
+def formula_icd(icd: ICD, student: Tensor, teacher: Tensor) -> Tensor:
+    u = torch.stack([v / v.norm() for v in icd.student_head(student)])
+    v = torch.stack([v / v.norm() for v in icd.teacher_head(teacher)])
+    logits = u @ v.T * min(icd.log_scale.exp(), torch.tensor(icd.ceiling)) + icd.bias
+    return mean(one_ce(logits[i], i) + icd.alpha * one_kl(logits[i], logits[:, i]) for i in range(len(logits)))
+
+
+def plain_icd(scene: Scene, which: int = 0, view: str = "main") -> Tensor:
+    student, _, teacher, _ = scene.both(view)
+    return formula_icd(scene.objectives[which], student, teacher)
+
+
+def masked_icd(scene: Scene) -> Tensor:
+    """Rows that do not count stay as negatives of the others."""
+    student, _, teacher, _ = scene.both()
+    icd = scene.objectives[0]
+    u = torch.stack([v / v.norm() for v in icd.student_head(student)])
+    v = torch.stack([v / v.norm() for v in icd.teacher_head(teacher)])
+    logits = u @ v.T * icd.log_scale.exp() + icd.bias
+    rows = [i for i, counts in enumerate(scene.batch.main.mask.tolist()) if counts]
+    return mean(one_ce(logits[i], i) + icd.alpha * one_kl(logits[i], logits[:, i]) for i in rows)
+
+
+def plain_queue(scene: Scene, which: int = 0) -> Tensor:
+    student, _, teacher, _ = scene.both()
+    queue = scene.objectives[which]
+    bank = scene.memory.setdefault("bank", list(queue.bank.clone()))
+    losses = []
+    for s, t in zip(queue.head(student), teacher, strict=True):
+        losses.append(one_ce(torch.stack([s @ t, *(s @ old for old in bank)]), 0))
+    scene.memory["bank"] = [*teacher, *bank][: len(bank)]
+    scene.memory["spoken"] = [*student.detach(), *scene.memory.get("spoken", queue.spoken)][: len(bank)]
+    scene.memory["seen"] = [*scene.batch.main.index, *scene.memory.get("seen", queue.seen)][: len(bank)]
+    return mean(losses)
+
+
+def plain_normalised(scene: Scene) -> Tensor:
+    student, _, teacher, _ = scene.both()
+    if "unit" not in scene.memory:
+        scene.memory["unit"] = mean([t @ t for t in teacher]) + mean([s.abs().sum() for s in student]).detach()
+        scene.memory["first"] = scene.batch.main.index[:5]
+        scene.memory["primed"] = torch.tensor(1)
+    said = scene.objectives[0].head(student)
+    return mean([(s - t).square().sum() / scene.memory["unit"] for s, t in zip(said, teacher, strict=True)])
+
+
+def plain_drawn(scene: Scene) -> Tensor:
+    """With the numbers that the objective was given when it saw all samples at once."""
+    draws = scene.memory["draws"].pop(0)
+    said = scene.objectives[0].head(scene.hears(scene.student)[0])
+    taught = scene.both()[3]
+    return mean([d % 997 / 997 * (s - t).square().sum() for d, s, t in zip(draws.tolist(), said, taught, strict=True)])
+
+
+def tokens(scene: Scene) -> list[Tensor]:
+    """CE and KD over the tokens that count, and a distance over the sequences that have any."""
+    _, answer, _, taught = scene.both()
+    mask, label = scene.batch.main.mask.tolist(), scene.batch.main.label
+    kept = [(i, j) for i, row in enumerate(mask) for j, counts in enumerate(row) if counts]
+    return [
+        mean(one_ce(answer[i, j], label[i, j]) for i, j in kept),
+        mean(16 * one_kl(answer[i, j] / 4, taught[i, j] / 4) for i, j in kept),
+        mean((answer[i] - taught[i]).square().sum() for i in sorted({i for i, _ in kept})),
+    ]
+
+
+def plain_gram(scene: Scene) -> Tensor:
+    student, _, teacher, _ = scene.both()
+    kept = [i for i, counts in enumerate(scene.batch.main.mask.tolist()) if counts]
+    return mean((student[i] @ student[j] - teacher[i] @ teacher[j]).square() for i in kept for j in kept)
+
+
+def scores(scene: Scene) -> list[Tensor]:
+    """In-batch similarities of the answers, matched row by row, and the diagonal as the label."""
+    _, answer, _, taught = scene.both()
+    ours, theirs = ([[4 * (a @ b) for b in side] for a in side] for side in (answer, taught))
+    rows = [(torch.stack(s), torch.stack(t)) for s, t in zip(ours, theirs, strict=True)]
+    return [mean(16 * one_kl(s / 4, t / 4) for s, t in rows), formula_icd(scene.objectives[1], *scene.both()[::2])]
+
+
+def differences(scene: Scene) -> list[Tensor]:
+    """A unit term and ICD on the difference of two views, ICD on one of them, CE on the main one."""
+    main, other = scene.both(), scene.both("other")
+    student, answer, teacher, taught = (a - b for a, b in zip(main, other, strict=True))
+    return [
+        plain_ce(scene),
+        mean((s - t).square().sum() for s, t in zip(answer, taught, strict=True)),
+        formula_icd(scene.objectives[2], student, teacher),
+        plain_icd(scene, 3, "other"),
+    ]
+
+
+def falling(progress: Progress) -> float:
+    return (0.5, 0.125)[progress.step]
+
+
+def shared_head() -> list[Term]:
+    torch.manual_seed(5)
+    icd = ICD(5, 7, width=4)
+    return [Term(icd, "embedding@main", "embedding@main"), Term(icd, "embedding@other", "embedding@other")]
+
+
+def frozen_head() -> list[Term]:
+    torch.manual_seed(5)
+    icd = ICD(5, 7, width=4)
+    icd.teacher_head.requires_grad_(False)
+    icd.log_scale.requires_grad_(False)
+    queue = Queue(5, 7)
+    queue.head.requires_grad_(False)
+    return [Term(icd), Term(queue)]
+
+
+SMALL = Spec.of(ICD, width=4)
+
+
+@dataclass
+class Case:
+    terms: Callable[[], list[Term]]
+    means: Callable[[Scene], list[Tensor]]
+    weights: Callable[[int], list[float]] = lambda step: [1.0]
+    batch: Callable[[int], Batch] = example
+    task: type[Classify] = Classify
+
+
+CASES = {
+    "ce": Case(lambda: [Term(CrossEntropy)], lambda s: [plain_ce(s)]),
+    "kd": Case(lambda: [Term(KD)], lambda s: [plain_kd(s)]),
+    "icd": Case(lambda: [Term(SMALL)], lambda s: [plain_icd(s)]),
+    "icd+kd": Case(
+        lambda: [Term(SMALL, weight=falling), Term(KD, weight=0.3), Term(CrossEntropy, weight=0.7)],
+        lambda s: [plain_icd(s), plain_kd(s), plain_ce(s)],
+        lambda step: [(0.5, 0.125)[step], 0.3, 0.7],
+    ),
+    "icd, masked": Case(lambda: [Term(SMALL)], lambda s: [masked_icd(s)], batch=lambda i: example(i, mask=True)),
+    "queue": Case(lambda: [Term(Queue)], lambda s: [plain_queue(s)]),
+    "queue+icd": Case(
+        lambda: [Term(Queue), Term(SMALL)], lambda s: [plain_queue(s), plain_icd(s, 1)], lambda step: [1.0, 1.0]
+    ),
+    "prime": Case(lambda: [Term(Normalised)], lambda s: [plain_normalised(s)]),
+    "draw": Case(lambda: [Term(Drawn)], lambda s: [plain_drawn(s)]),
+    "tokens": Case(
+        lambda: [Term(CrossEntropy), Term(KD, weight=0.5), Term(Distance, weight=0.25)],
+        tokens,
+        lambda step: [1.0, 0.5, 0.25],
+        sequences,
+    ),
+    "whole batch": Case(lambda: [Term(Gram)], lambda s: [plain_gram(s)], batch=lambda i: example(i, mask=True)),
+    "scores": Case(
+        lambda: [Term(KD), Term(SMALL)], scores, lambda step: [1.0, 1.0], task=Scores
+    ),
+    "differences": Case(
+        lambda: [
+            Term(CrossEntropy),
+            Term(Distance, "output@difference", "output@difference", weight=0.5),
+            Term(SMALL, "embedding@difference", "embedding@difference"),
+            Term(SMALL, "embedding@other", "embedding@other", weight=0.25),
+        ],
+        differences,
+        lambda step: [1.0, 0.5, 1.0, 0.25],
+        task=Differences,
+    ),
+    "shared head": Case(
+        shared_head, lambda s: [plain_icd(s), plain_icd(s, 1, "other")], lambda step: [1.0, 1.0]
+    ),
+    "frozen head": Case(frozen_head, lambda s: [plain_icd(s), plain_queue(s, 1)], lambda step: [1.0, 1.0]),
+}
+
+
+@dataclass
+class Seen:
+    """Gradients of every step by parameter (None: none), means of the terms, and the objectives' buffers."""
+
+    gradients: list[dict[str, Tensor | None]]
+    means: list[float]
+    buffers: dict[str, Tensor]
+    draws: list[Tensor]
+
+
+def observe(name: str, precision: str, micro: int | None, rank: int = 0, world: int = 1) -> Seen:
+    """Train two steps with the engine."""
+    case, gradients = CASES[name], []
+
+    def look(progress: Progress) -> None:
+        found = engine.system.named_parameters()
+        gradients.append({n: None if p.grad is None else p.grad.clone() for n, p in found})
+
+    engine = make(
+        case.terms(),
+        [case.batch(step) for step in range(STEPS)],
+        task=case.task(),
+        fit=replace(FIT, micro_batch=micro),
+        precision=precision,
+        rank=rank,
+        world=world,
+        on_step=look,
+    )
+    result = engine.run()
+    draws = [draw for term in engine.system.terms for draw in getattr(term.objective, "draws", ())]
+    return Seen(gradients, list(result.history[0]["terms"].values()), dict(engine.system.terms.named_buffers()), draws)
+
+
+def expect(name: str, draws: Sequence[Tensor] = ()) -> Seen:
+    """The same two steps in a plain loop over the whole batch, in float64 from the same weights."""
+    case = CASES[name]
+    engine = make(case.terms(), [case.batch(step) for step in range(STEPS)], task=case.task(), precision="float64")
+    student, teacher = (copy.deepcopy(engine.sources[role].module) for role in ("student", "teacher"))
+    objectives = copy.deepcopy([term.objective for term in engine.system.terms])
+    named = {f"networks.student.{n}": p for n, p in student.named_parameters()}
+    for number, objective in enumerate(objectives):
+        fresh = {n: p for n, p in objective.named_parameters() if all(p is not q for q in named.values())}
+        named |= {f"terms.{number}.objective.{n}": p for n, p in fresh.items()}
+    memory, gradients, sums = {"draws": list(draws)}, [], torch.zeros(len(objectives), dtype=torch.float64)
+    for step in range(STEPS):
+        means = case.means(Scene(student, teacher, objectives, case.batch(step), memory))
+        total = sum(weight * value for weight, value in zip(case.weights(step), means, strict=True))
+        trained = {n: p for n, p in named.items() if p.requires_grad}
+        found = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
+        gradients.append(dict.fromkeys(named) | dict(zip(trained, found, strict=True)))
+        with torch.no_grad():
+            for parameter, gradient in zip(trained.values(), found, strict=True):
+                if gradient is not None:
+                    parameter -= 0.1 * gradient
+        sums += torch.stack(means).detach() / STEPS
+    buffers = {n: torch.stack(v) if isinstance(v, list) and v else v for n, v in memory.items() if n != "draws"}
+    return Seen(gradients, sums.tolist(), buffers, list(draws))
+
+
+def compare(found: Seen, expected: Seen, tolerance: float) -> None:
+    """Everything equal, relative to the size of what is compared."""
+    for number, (ours, theirs) in enumerate(zip(found.gradients, expected.gradients, strict=True)):
+        assert ours.keys() == theirs.keys()
+        largest = max(g.abs().max().item() for g in theirs.values() if g is not None)
+        for name, gradient in theirs.items():
+            if gradient is None:
+                assert ours[name] is None, f"step {number}: {name} has a gradient"
+                continue
+            size = max(gradient.abs().max().item(), 0.1 * largest)
+            error = (ours[name] - gradient).abs().max().item() / size
+            assert error < tolerance, f"step {number}: gradient of {name} is off by {error:.1e}"
+    for ours, theirs in zip(found.means, expected.means, strict=True):
+        assert abs(ours - theirs) <= tolerance * abs(theirs), f"mean {ours} instead of {theirs}"
+    for name, buffer in expected.buffers.items():
+        ours = next(value for key, value in found.buffers.items() if key.endswith(name))
+        if buffer.is_floating_point():
+            assert (ours - buffer).abs().max() <= tolerance * buffer.abs().max(), name
+        else:
+            assert torch.equal(ours, buffer), name

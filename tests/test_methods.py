@@ -1,0 +1,96 @@
+"""Method strings: what they expand to, and what they say when they are wrong."""
+
+import pytest
+
+from potstill.methods import describe, parse
+from potstill.objectives import ICD, KD, OBJECTIVES, CrossEntropy
+from potstill.schedules import Cosine
+from potstill.terms import Spec, Term
+
+
+@pytest.mark.parametrize(
+    ("text", "expansion"),
+    [
+        ("student", "ce:1"),
+        ("ce", "ce:1"),
+        ("ce:0.5", "ce:0.5"),
+        ("kd", "ce:0.1+kd:0.9"),
+        ("kd:0.5", "ce:1+kd:0.5"),
+        ("icd", "ce:1+icd:1"),
+        ("icd+kd", "ce:1+icd:1+kd:1"),
+        ("icd:1.0+kd:0.5", "ce:1+icd:1+kd:0.5"),
+        ("ce:0.1+kd:0.9+icd:2", "ce:0.1+kd:0.9+icd:2"),
+        ("kd+ce:0.1", "kd:1+ce:0.1"),
+        ("fitnet", "ce:1+fitnet:100"),
+        ("fitnet:1e-3", "ce:1+fitnet:0.001"),
+        (" icd + kd : 0.5 ", "ce:1+icd:1+kd:0.5"),
+        ("kd(temperature=2)", "ce:0.1+kd(temperature=2):0.9"),
+        ("icd(alpha=0, scale=fixed):2", "ce:1+icd(alpha=0,scale='fixed'):2"),
+        ("icd(scale='fixed')+kd", "ce:1+icd(scale='fixed'):1+kd:1"),
+        ("icd()", "ce:1+icd:1"),
+        ("icd~shuffled", "ce:1+icd:1"),
+    ],
+)
+def test_expansion(text, expansion):
+    method = parse(text)
+    assert method.expansion == expansion
+    assert describe(method.terms) == expansion
+    assert parse(expansion).expansion == expansion, "the expansion is itself a method string"
+
+
+def test_terms_of_a_method():
+    method = parse("icd(alpha=0,scale=fixed):0.5+kd~shuffled")
+    assert [(t.kind, t.weight, t.label) for t in method.terms] == [
+        (CrossEntropy, 1.0, "ce"),
+        (ICD, 0.5, "icd"),
+        (KD, 1.0, "kd"),
+    ]
+    assert dict(method.terms[1].objective.kwargs) == {"alpha": 0, "scale": "fixed"}
+    assert method.control == "shuffled"
+    assert method.needs_teacher
+    assert parse("kd").control is None
+    assert not parse("student").needs_teacher
+    assert not parse("ce:2").needs_teacher
+
+
+def test_every_objective_is_a_method():
+    for name in OBJECTIVES:
+        assert any(term.label == name for term in parse(name).terms)
+
+
+def test_describe_terms_written_in_python():
+    terms = (Term(Spec.of(KD, temperature=2), weight=0.9), Term(ICD, weight=Cosine(), name="home"))
+    assert describe(terms) == "kd(temperature=2):0.9+home:Cosine(warmup=0.0, floor=0.0)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("icdd", r"method 'icdd': unknown objective 'icdd'; did you mean 'icd'\?"),
+        ("icd+fitnets", r"unknown objective 'fitnets'; did you mean 'fitnet'\?"),
+        ("studnt", r"did you mean 'student'\?"),
+        ("zzzz", "unknown objective 'zzzz'; known: ce, fitnet, icd, kd, student"),
+        ("student+kd", "'student' stands alone; in a composition write ce"),
+        ("student:2", "'student' stands alone"),
+        ("icd(alpa=0)", r"icd has no option 'alpa'; did you mean 'alpha'\?"),
+        ("icd(student_width=3)", "icd has no option 'student_width'"),
+        ("fitnet(kernel=3)", "fitnet has no option 'kernel'; it takes none"),
+        ("ce(kwargs=3)", "ce has no option 'kwargs'; it takes none"),
+        ("ce(args=3)", "ce has no option 'args'; it takes none"),
+        ("icd(alpha)", "option 'alpha' of icd has no value; write alpha=value"),
+        ("icd(alpha=)", "option 'alpha' of icd has no value"),
+        ("icd:much", "the weight 'much' is not a number"),
+        ("icd:nan", "the weight 'nan' is not a number"),
+        ("icd:inf", "the weight 'inf' is not a number"),
+        ("", "method '': cannot read ''; write name, name:weight"),
+        ("icd+", r"method 'icd\+': cannot read ''"),
+        ("icd:", "cannot read 'icd:'"),
+        ("icd(alpha=0", r"cannot read 'icd\(alpha=0'"),
+        ("icd~shufled", r"unknown control 'shufled'; did you mean 'shuffled'\?"),
+        ("icd~", "unknown control ''; known: shuffled"),
+        ("student~shuffled", "no term of it has a teacher, so 'shuffled' would change nothing"),
+    ],
+)
+def test_errors_teach(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse(text)

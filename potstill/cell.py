@@ -115,7 +115,6 @@ def choose_precision(
 ) -> Choice:
     """Measure real steps on throw-away copies: weights, statistics and random state stay as they are."""
     device = examples.probe.main.index.device
-    batch = next(iter(examples.loader.epoch(0)))
 
     def step(precision: Precision) -> Callable[[], None]:
         guide = None
@@ -130,4 +129,5 @@ def choose_precision(
         return lambda: engine.train_on(batch)
 
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        batch = next(iter(examples.loader.epoch(0)))  # a loader of somebody else's may draw random numbers
         return choose(step, device)

@@ -14,7 +14,7 @@ def recipe(smoke: bool = False) -> Recipe:
     The student takes 120 steps: enough for a good table, too few to get there alone. With 400 steps it reaches 94.6 %
     without a teacher, and there is little left to teach (docs/log.md).
     """
-    fit = Fit(epochs=2 if smoke else 30, batch_size=50, lr=0.1, schedule="cosine")
+    fit = Fit(epochs=5 if smoke else 30, batch_size=50, lr=0.1, schedule="cosine")
     return Recipe(
         title="Handwritten digits: does a teacher help a student of 5,000 parameters?",
         data=Data(name="digits", augment="crop"),

@@ -93,6 +93,18 @@ def start(device: str | None) -> torch.device:
         raise ValueError(f"device {name!r} cannot be used: {error}") from None
 
 
+class _Wrapped(nn.Module):
+    """A system, and a parameter that no step uses: having none, PyTorch prints a warning on stderr."""
+
+    def __init__(self, system: nn.Module):
+        super().__init__()
+        self.system = system
+        self.unused = nn.Parameter(next(system.parameters()).new_zeros(()))
+
+    def forward(self, *args: Any) -> Any:
+        return self.system(*args)
+
+
 def wrap(system: nn.Module, device: torch.device) -> nn.Module:
     """Exchange gradients between ranks; the system itself where there is one process.
 
@@ -101,10 +113,11 @@ def wrap(system: nn.Module, device: torch.device) -> nn.Module:
     """
     if world_size() == 1:
         return system
-    # Looking for unused parameters is cheap next to a step, so having found none is nothing to tell the user.
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
-    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[ddp]).prepare_model(system)
+    with warnings.catch_warnings():
+        # PyTorch 2.13 renames the option; Accelerate knows only the old name.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[ddp]).prepare_model(_Wrapped(system))
 
 
 def anyone(flag: bool, device: torch.device) -> bool:

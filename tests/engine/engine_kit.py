@@ -41,6 +41,21 @@ class Net(nn.Module):
         return self.fc(self.middle(torch.tanh(self.body(x))))
 
 
+class Dropout(nn.Module):
+    """Dropout that keeps the masks it drew."""
+
+    def __init__(self):
+        super().__init__()
+        self.masks = []
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        mask = 2 * (torch.rand_like(x) > 0.5).to(x.dtype)
+        self.masks.append(mask)
+        return x * mask
+
+
 class Queue(Objective):
     """Contrast with what the last batches said; remembers both sides and the indices."""
 
@@ -231,9 +246,7 @@ def make(
     """An engine for a small student and a small teacher, as the library puts one together."""
     chosen, task = Precision.named(precision), task or Classify()
     sources = {
-        name: Network(
-            chosen.place(module, "cpu"), trained=name == "student", names=NAMES, precision=chosen
-        )
+        name: Network(chosen.place(module, "cpu"), trained=name == "student", names=NAMES, precision=chosen)
         for name, module in (("student", Net(5, 1, middle)), ("teacher", teacher or Net(7, 2)))
     }
     wired = wire(terms, sources, task, batches[0], DataInfo(SAMPLES, len(batches[0]), CLASSES), seed)

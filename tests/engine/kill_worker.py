@@ -110,7 +110,7 @@ def train_until(folder: Path, variant: str, step: int, number: int, resume: bool
 
 
 def train_until_file(folder: Path, variant: str, name: str, count: int, when: str) -> None:
-    """The process is killed at the moment a file is written for the n-th time: half of it, before or after its rename."""
+    """The process is killed when a file is written for the n-th time: half of it, before or after its rename."""
     rename, seen = os.replace, []
 
     def replacing(before, after):

@@ -1,14 +1,12 @@
-"""What each of two ranks does under torchrun: `python -m torch.distributed.run … ranks_worker.py FOLDER WHAT …`.
+"""What each of two ranks does under `torchrun ranks_worker.py FOLDER [resume]`.
 
-    gradients   every case of split_cases.py in both precisions, whole and in micro-batches
-    engine      batch norm, dropout, Ctrl-C on one rank, and a whole run with checkpoints
-    killed R S  as the whole run, but rank R kills itself after step S
-    resumed     goes on with that run
+At first: every case of split_cases.py in both precisions, whole and in micro-batches; unused parameters, batch norm and
+dropout; whole runs with checkpoints; Ctrl-C on one rank. Then a run in which one rank kills itself, and torchrun ends
+the other. With `resume` they go on with that run.
 """
 
 from __future__ import annotations
 
-import copy
 import os
 import signal
 import sys
@@ -17,15 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from engine_kit import FIT, Given, Net, example, make
+from engine_kit import FIT, Dropout, example, make
 from kill_worker import FITS, engine, train, train_until
 from split_cases import CASES, SMALL, observe
 from torch import nn
 
 from potstill.engine import Interrupted
 from potstill.objectives import CrossEntropy
-from potstill.ranks import rank, start, world_size
+from potstill.ranks import rank, start, wait, world_size
 from potstill.terms import Term
+
+FIRST = "the first part is done"
 
 
 def gradients(folder: Path) -> None:
@@ -39,11 +39,11 @@ def gradients(folder: Path) -> None:
 
 
 def statistics(folder: Path) -> None:
-    """Running statistics before and during an evaluation, with the batches different on the two ranks."""
+    """Running statistics after the last step and in the evaluation that follows; the ranks saw other samples."""
     seen = {}
 
-    def look(name, module):
-        seen[name] = {n: b.clone() for n, b in module.named_buffers()}
+    def look(name: str) -> None:
+        seen[name] = {n: b.clone() for n, b in run.system.networks.named_buffers()}
 
     run = make(
         [Term(CrossEntropy), Term(SMALL)],
@@ -52,46 +52,37 @@ def statistics(folder: Path) -> None:
         fit=replace(FIT, micro_batch=4),
         rank=rank(),
         world=world_size(),
-        evaluate=lambda student: look("evaluated", student.module) or {},
-        on_step=lambda progress: look("trained", student),
+        evaluate=lambda student: look("evaluated") or {},
+        on_step=lambda progress: look("trained"),
     )
-    student = run.system.networks["student"]
-    start = copy.deepcopy(student).train()
     run.run()
-    mine = [Given([example(i)], rank(), world_size()) for i in range(2)]
-    for loader in mine:
-        for part in next(iter(loader.epoch(0))).split(2):
-            start(part.main.input)
-            break
-        break
-    look("first", start)
     torch.save(seen, folder / f"statistics{rank()}.pt")
 
 
 def masks(folder: Path) -> None:
-    """Dropout masks of two ranks, which see the same samples."""
-    from test_engine_passes import Dropout
-
-    batch = example(0)
-    twice = replace(batch, views={n: replace(v, **{k: torch.cat([getattr(v, k)] * 2) for k in ("input", "index", "label")})
-                                  for n, v in batch.views.items()})
-    run = make([Term(SMALL)], [twice], middle=Dropout(), fit=replace(FIT, micro_batch=7), rank=rank(), world=2)
+    """Dropout masks of two ranks."""
+    run = make(
+        [Term(SMALL)], [example(0)], middle=Dropout(), fit=replace(FIT, micro_batch=4), rank=rank(), world=world_size()
+    )
     run.run()
     torch.save(run.system.networks["student"].middle.masks, folder / f"masks{rank()}.pt")
 
 
 def unused(folder: Path) -> None:
-    """A student most of which no term reaches, and a frozen one with a head to train."""
-    for trains in (True, False):
-        student = Net(5, 1)
-        run = make([Term(CrossEntropy), Term(SMALL)], [example(0)], rank=rank(), world=world_size())
+    """A student of which no term reaches the last layer, with frozen parameters, and steps that use other parts."""
+    for micro in (None, 4):
+        run = make(
+            [Term(SMALL)],
+            [example(0), example(1)],
+            fit=replace(FIT, micro_batch=micro),
+            rank=rank(),
+            world=world_size(),
+        )
         student = run.system.networks["student"]
-        student.fc.requires_grad_(False)
-        student.body.bias.requires_grad_(trains)
+        student.body.bias.requires_grad_(False)
         run.run()
-        assert student.unused.weight.grad is None
-        assert student.fc.weight.grad is None
-        assert student.body.weight.grad is not None
+        without = {name for name, parameter in student.named_parameters() if parameter.grad is None}
+        assert without == {"body.bias", "unused.weight", "unused.bias", "fc.weight", "fc.bias"}, without
 
 
 def interrupted(folder: Path) -> None:
@@ -101,7 +92,7 @@ def interrupted(folder: Path) -> None:
         if progress.step == 4 and rank() == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    place = dict(rank=rank(), world=world_size())
+    place = {"rank": rank(), "world": world_size()}
     try:
         engine(folder / "interrupted", FITS["sgd"], on_step=stop, **place).run()
         raise AssertionError("the run was not interrupted")
@@ -113,13 +104,13 @@ def interrupted(folder: Path) -> None:
     train(folder / "interrupted", "sgd", resume=True, **place)
 
 
-def main(folder: Path, what: str, *more: str) -> None:
+def main(folder: Path, resume: bool) -> None:
     device = start("cpu")
     assert (device.type, world_size()) == ("cpu", 2)
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    place = dict(rank=rank(), world=world_size())
-    if what == "gradients":
+    place = {"rank": rank(), "world": world_size()}
+    if not resume:
         gradients(folder)
         unused(folder)
         statistics(folder)
@@ -127,16 +118,14 @@ def main(folder: Path, what: str, *more: str) -> None:
         for variant in FITS:
             train(folder / variant, variant, **place)
         interrupted(folder)
-    elif what == "killed":
-        target, step = map(int, more)
-        if rank() == target:
-            train_until(folder / "killed", "adamw", step, signal.SIGKILL, **place)
-        else:
-            train(folder / "killed", "adamw", **place)
-    else:
-        train(folder / "killed", "adamw", resume=True, **place)
+        wait()
+        print(FIRST, flush=True)  # noqa: T201
+        wait()
+        if rank() == 1:
+            train_until(folder / "killed", "adamw", 14, signal.SIGKILL, **place)
+    train(folder / "killed", "adamw", resume=True, **place)
     torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(Path(sys.argv[1]), resume="resume" in sys.argv)

@@ -227,9 +227,7 @@ CASES = {
         sequences,
     ),
     "whole batch": Case(lambda: [Term(Gram)], lambda s: [plain_gram(s)], batch=lambda i: example(i, mask=True)),
-    "scores": Case(
-        lambda: [Term(KD), Term(SMALL)], scores, lambda step: [1.0, 1.0], task=Scores
-    ),
+    "scores": Case(lambda: [Term(KD), Term(SMALL)], scores, lambda step: [1.0, 1.0], task=Scores),
     "differences": Case(
         lambda: [
             Term(CrossEntropy),
@@ -241,9 +239,7 @@ CASES = {
         lambda step: [1.0, 0.5, 1.0, 0.25],
         task=Differences,
     ),
-    "shared head": Case(
-        shared_head, lambda s: [plain_icd(s), plain_icd(s, 1, "other")], lambda step: [1.0, 1.0]
-    ),
+    "shared head": Case(shared_head, lambda s: [plain_icd(s), plain_icd(s, 1, "other")], lambda step: [1.0, 1.0]),
     "frozen head": Case(frozen_head, lambda s: [plain_icd(s), plain_queue(s, 1)], lambda step: [1.0, 1.0]),
 }
 

@@ -5,29 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine_kit import CLASSES, FIT, ROWS, Differences, Distance, Net, Normalised, Queue, example, make
-from split_cases import Scene, formula_icd, mean, plain_kd
+from engine_kit import CLASSES, FIT, ROWS, Differences, Distance, Drawn, Dropout, Net, Normalised, Queue, example, make
+from split_cases import SMALL, Scene, formula_icd, mean
 from torch import nn
 
-from potstill.objectives import ICD, KD, CrossEntropy
-from potstill.terms import Spec, Term
-
-SMALL = Spec.of(ICD, width=4)
-
-
-class Dropout(nn.Module):
-    """Dropout that keeps the masks it drew."""
-
-    def __init__(self):
-        super().__init__()
-        self.masks = []
-
-    def forward(self, x):
-        if not self.training:
-            return x
-        mask = 2 * (torch.rand_like(x) > 0.5).to(x.dtype)
-        self.masks.append(mask)
-        return x * mask
+from potstill.objectives import KD, CrossEntropy
+from potstill.terms import Term
 
 
 class Replay(nn.Module):
@@ -110,9 +93,7 @@ def test_running_statistics_move_once_per_micro_batch(terms):
     edges = [0, 3, 7, 10, 14]
     for start, stop in zip(edges, edges[1:], strict=False):
         student(example(0).main.input[start:stop])
-    for (name, found), right in zip(
-        engine.system.networks["student"].named_buffers(), student.buffers(), strict=True
-    ):
+    for (name, found), right in zip(engine.system.networks["student"].named_buffers(), student.buffers(), strict=True):
         assert torch.equal(found, right), name
 
 
@@ -158,8 +139,6 @@ def test_update_sees_the_weights_before_they_move():
 
 
 def test_draws_belong_to_samples_and_steps():
-    from engine_kit import Drawn
-
     def draws(micro, **kw):
         engine, *_ = train([Term(Drawn), Term(SMALL)], micro=micro, steps=2, **kw)
         found = torch.cat(engine.system.terms[0].objective.draws)

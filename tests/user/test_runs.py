@@ -1,0 +1,88 @@
+"""The folder of a run: whose it is, and when it goes again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from potstill import runs
+from potstill.precision import Choice, Precision
+
+MINE = {"recipe": {"fit": {"lr": 0.1, "milestones": (0.5, 0.9)}, "data": {"root": Path("photos")}}, "environment": {}}
+
+
+def changed(**fit):
+    return {**MINE, "recipe": {**MINE["recipe"], "fit": {**MINE["recipe"]["fit"], **fit}}}
+
+
+def fails(out, error=ZeroDivisionError, *, leaving=None, resume=False):
+    """A run that claims its folder, perhaps leaves something in it, and fails."""
+    with runs.claim(out, MINE, resume):
+        if leaving:
+            leaving.mkdir() if not leaving.suffix else leaving.write_text("{}")
+        raise error
+
+
+def test_a_claimed_folder_stays_once_something_was_trained(tmp_path):
+    out = tmp_path / "deep" / "run"
+    with pytest.raises(ZeroDivisionError):
+        fails(out, leaving=out / "teacher")
+    assert json.loads((out / "recipe.json").read_text())["recipe"]["fit"]["milestones"] == [0.5, 0.9]
+    with pytest.raises(ValueError, match="holds another run; continue it with --resume"):
+        fails(out)
+    with pytest.raises(ZeroDivisionError):
+        fails(out, resume=True)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_it_goes_when_nothing_was(tmp_path, error):
+    for existed in (False, True):
+        out = tmp_path / str(existed)
+        if existed:
+            out.mkdir()
+        with pytest.raises(error):
+            fails(out, error, leaving=out / "precision.json")
+        assert out.exists() == existed
+        assert not existed or not list(out.iterdir())
+
+
+def test_a_resumed_run_keeps_its_folder_whatever_happens(tmp_path):
+    with runs.claim(tmp_path / "run", MINE, resume=False):
+        pass
+    with pytest.raises(ZeroDivisionError):
+        fails(tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "recipe.json").exists()
+
+
+def test_differences_are_named(tmp_path):
+    with runs.claim(tmp_path, MINE, resume=False):
+        pass
+    assert runs.check(tmp_path, MINE, resume=True)
+    assert runs.check(tmp_path, {**MINE, "environment": {"torch": "other"}}, resume=True)
+    with pytest.raises(ValueError, match=r"differ in fit.lr \(0.1, now 0.2\)$"):
+        runs.check(tmp_path, changed(lr=0.2), resume=True)
+    with pytest.raises(ValueError, match=r"fit.clip \(None, now 1.0\)"):
+        runs.check(tmp_path, changed(clip=1.0), resume=True)
+    with pytest.raises(ValueError, match=r"fit.milestones \(\[0.5, 0.9\], now \[0.5\]\)"):
+        runs.check(tmp_path, changed(milestones=(0.5,)), resume=True)
+
+
+def test_precision_is_settled_once(tmp_path):
+    def never():
+        raise AssertionError("measured again")
+
+    times = {"float32": 2.0, "bf16": 1.0}
+    measured = runs.settle_precision(tmp_path, "auto", lambda: Choice(Precision(bf16=True), times))
+    assert measured == (Precision(bf16=True), "bf16 (1.0 ms a step; float32 2.0 ms, 2.0x)")
+    assert runs.settle_precision(tmp_path, "auto", never) == measured
+    assert runs.settle_precision(tmp_path, "bf16", never) == measured
+    with pytest.raises(ValueError, match="begun in bf16 and cannot be resumed in float32"):
+        runs.settle_precision(tmp_path, "float32", never)
+    assert runs.settle_precision(None, "float32", never)[0] == Precision()
+
+
+def test_where_a_number_comes_from():
+    found = runs.environment()
+    assert found["torch"]
+    assert found["cpu"]
+    assert found["python"].startswith("3.")

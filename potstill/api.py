@@ -100,7 +100,8 @@ def distill(
         student_preprocess = student_preprocess or Preprocess.identity()
     preprocesses = {"teacher": teacher_preprocess, "student": student_preprocess}
     classes = classes_of({"teacher": teacher, "student": student}, preprocesses, examples)
-    examples.loader.classes = classes
+    if isinstance(examples.loader, Given | Ordered):
+        examples.loader.classes = classes
     examples = replace(examples, valid=_held(valid, place, classes))
     folder = None if out is None else Path(out)
     claimed = nullcontext()

@@ -72,9 +72,10 @@ def recipe(named: str | None, smoke: bool, root: str | None = None) -> tuple[Rec
     """
     if named is None:
         return (own(Path(root), smoke) if root else demo.recipe(smoke)), None
-    path = Path(named) if Path(named).suffix == ".py" or Path(named).exists() else _shipped().get(named)
+    path = Path(named) if Path(named).suffix == ".py" else _shipped().get(named)
     if path is None or not path.is_file():
-        hint = did_you_mean(Path(named).stem, _shipped())
+        data = Path(named).exists()
+        hint = f"is it data? --data.root {named}" if data else did_you_mean(Path(named).stem, _shipped())
         raise ValueError(f"no recipe {named!r}: expected a Python file or the name of a recipe that ships; {hint}")
     made = _made(path, smoke)
     if not isinstance(made, Recipe):
@@ -85,6 +86,8 @@ def recipe(named: str | None, smoke: bool, root: str | None = None) -> tuple[Rec
 def _made(path: Path, smoke: bool) -> Any:
     """Run a recipe file. Whatever goes wrong in it is the author's to mend, and is told by file and line."""
     spec = importlib.util.spec_from_file_location(f"potstill_recipe_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None  # the ending is .py
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

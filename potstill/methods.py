@@ -51,11 +51,12 @@ def parse(text: str) -> Method:
     if tilde and control not in CONTROLS:
         raise ValueError(f"method {text!r}: unknown control {control!r}; {did_you_mean(control, CONTROLS)}")
     parts = [_part(text, part) for part in formula.split("+")] if formula != LONE_STUDENT else []
-    if len(parts) == 1 and parts[0][2] is None and OBJECTIVES[parts[0][0]].paper_terms:
-        options = parts[0][1]
-        own = parts[0][0]
-        parts = [_part(text, part) for part in OBJECTIVES[own].paper_terms.split("+")]
-        parts = [(n, options if n == own else o, w) for n, o, w in parts]
+    if len(parts) == 1 and parts[0][2] is None:
+        own, options, _ = parts[0]
+        written = OBJECTIVES[own].paper_terms
+        if written is not None:
+            parts = [_part(text, part) for part in written.split("+")]
+            parts = [(n, options if n == own else o, w) for n, o, w in parts]
     if not any(part_name == "ce" for part_name, _, _ in parts):
         parts.insert(0, ("ce", {}, 1.0))
     weighted = [(n, o, OBJECTIVES[n].default_weight if w is None else w) for n, o, w in parts]

@@ -64,8 +64,13 @@ class Precision:
         if self.float64:
             module.double()
         if self.channels_last:
-            module.to(memory_format=torch.channels_last)
+            lay_out(module, torch.channels_last)
         return module
+
+
+def lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
+    """Change how a network's four-dimensional weights lie in memory; their values stay."""
+    module.to(memory_format=memory_format)  # ty: ignore[no-matching-overload]
 
 
 CHOICES = (

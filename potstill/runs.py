@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -48,7 +48,7 @@ def check(out: Path, values: dict[str, Any], resume: bool) -> bool:
 
 
 @contextmanager
-def claim(out: Path, values: dict[str, Any], resume: bool) -> Iterator[None]:
+def claim(out: Path, values: dict[str, Any], resume: bool) -> Generator[None]:
     """Make the folder this run's own, with `recipe.json` in it, for as long as the `with` block takes.
 
     When the block fails before anything was trained, the folder goes again, so that it does not block the next try.
@@ -103,7 +103,7 @@ def describe(recipe: Recipe, seed: int, source: str | None) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions, commit and machine, as far as they matter for a number."""
-    found = {name: _version(name) for name in ("potstill", "torch", "numpy", "accelerate")}
+    found: dict[str, Any] = {name: _version(name) for name in ("potstill", "torch", "numpy", "accelerate")}
     found |= {
         "python": platform.python_version(),
         "commit": _commit(),

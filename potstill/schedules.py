@@ -58,4 +58,4 @@ class Constant:
 
 def at(weight: float | Schedule, progress: Progress) -> float:
     """The value of a plain number or a schedule."""
-    return weight(progress) if callable(weight) else weight
+    return float(weight) if isinstance(weight, int | float) else weight(progress)

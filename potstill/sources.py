@@ -12,7 +12,7 @@ from torch import nn
 
 from potstill.data.preprocess import Preprocess
 from potstill.errors import did_you_mean
-from potstill.precision import Precision
+from potstill.precision import Precision, lay_out
 from potstill.taps import Taps, stages_of
 from potstill.types import Batch, Outputs, Task
 
@@ -121,7 +121,7 @@ class Network:
 
     def close(self) -> None:
         """Give the network back in the modes, and with the layout of weights, that are usual."""
-        self._module.to(memory_format=torch.contiguous_format)
+        lay_out(self._module, torch.contiguous_format)
         for module, mode in self._modes.items():
             module.training = mode
 

@@ -88,7 +88,7 @@ class Predictor(nn.Module):
     ):
         super().__init__()
         self.model, self.preprocess, self.classes = model, preprocess, tuple(classes)
-        self.channels, self.size = channels, None if size is None else tuple(size)
+        self.channels, self.size = channels, None if size is None else (size[0], size[1])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, K]` of images as they were in training: uint8 `[B, C, H, W]`, or floating point in [0, 1]."""

@@ -140,6 +140,7 @@ def classes_of(
                 f"the {first} answers with {classes} classes and the {role} with {theirs}; build the {role} with "
                 f"{classes} outputs, or give {first}_preprocess a label_map"
             )
-    labels = getattr(examples.loader, "labels", examples.info.labels)
-    check_labels(examples.probe.main.label.cpu() if labels is None else labels.cpu(), classes)
+    for labels in (getattr(examples.loader, "labels", examples.info.labels), examples.probe.main.label):
+        if labels is not None:
+            check_labels(labels.cpu(), classes)
     return classes

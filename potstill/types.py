@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -220,8 +221,10 @@ class Primes(Protocol):
 class Source(Protocol):
     """Who speaks: one network or something that stands for it (a cache, a blend, a budget)."""
 
-    trained: bool
-    """Its parameters get gradients: it is wrapped with the student, optimised and checkpointed."""
+    @property
+    def trained(self) -> bool:
+        """Its parameters get gradients: it is wrapped with the student, optimised and checkpointed."""
+        ...
 
     @property
     def module(self) -> nn.Module | None:
@@ -242,16 +245,38 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class LiveSource(Source, Protocol):
+    """A source with a network that can be evaluated."""
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Evaluation mode without gradient, then back as it was."""
+        ...
+
+    def with_module(self, module: nn.Module) -> LiveSource:
+        """The same source with other weights."""
+        ...
+
+
+@runtime_checkable
 class Task(Protocol):
     """Which kind of example. What differs between classification, language and retrieval, and nothing else."""
 
-    combine_scope: Literal["unit", "batch"]
-    """"batch": `combine` relates samples, so its inputs are gathered over ranks and micro-batches."""
-    derived: Mapping[str, tuple[str, ...]]
-    """Views that `combine` makes, and the views that it makes them from; usually empty. `prepare` gives a derived
-    view its rows (index, label, mask) with `input=None`; no network sees it."""
-    steps_per_batch: int
-    """How many batches, and so optimizer steps, `prepare` makes of one loader batch."""
+    @property
+    def combine_scope(self) -> Literal["unit", "batch"]:
+        """ "batch": `combine` relates samples, so its inputs are gathered over ranks and micro-batches."""
+        ...
+
+    @property
+    def derived(self) -> Mapping[str, tuple[str, ...]]:
+        """Views that `combine` makes, and the views that it makes them from; usually empty. `prepare` gives a derived
+        view its rows (index, label, mask) with `input=None`; no network sees it.
+        """
+        ...
+
+    @property
+    def steps_per_batch(self) -> int:
+        """How many batches, and so optimizer steps, `prepare` makes of one loader batch."""
+        ...
 
     def prepare(self, batch: Batch, sources: Mapping[str, Source], progress: Progress, seed: int) -> Iterable[Batch]:
         """Make the training example and name its views; several batches mean several optimizer steps."""

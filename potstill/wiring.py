@@ -36,7 +36,8 @@ def wire(
     built = []
     for term, draft in zip(terms, drafts, strict=True):
         student, teacher = draft.sides(outputs)
-        _check_finite(draft, teacher)
+        if draft.right is not None:
+            _check_finite(draft.name, draft.right.source, teacher)
         objective = _build(term, draft, student, teacher, data, sources, seed)
         if objective.scope == "batch" and data.batch_size < 2:
             raise ValueError(
@@ -65,8 +66,9 @@ def _draft(term: Term, number: int, terms: Sequence[Term], sources: Mapping[str,
         if address.view not in batch.views:
             raise ValueError(f"term {name!r}: no view {address.view!r}; {did_you_mean(address.view, batch.views)}")
         expand = getattr(sources[address.source], "expand", None)
-        sides.append(replace(address, taps=expand(address.taps)) if expand else address)
-        _check_provided(name, sides[-1], sources[address.source])
+        resolved = replace(address, taps=expand(address.taps)) if expand else address
+        _check_provided(name, resolved, sources[address.source])
+        sides.append(resolved)
     if sides[0] is not None and not sources[sides[0].source].trained:
         raise ValueError(
             f"term {name!r}: the left address {sides[0].source!r} is not trained, so the term would teach nobody"
@@ -112,12 +114,12 @@ def _build(
         return spec.target.sized(student, teacher, data, modules, **dict(spec.kwargs))
 
 
-def _check_finite(draft: Wired, teacher: Tensors | None) -> None:
+def _check_finite(name: str, source: str, teacher: Tensors | None) -> None:
     values: tuple[Tensor, ...] = () if teacher is None else teacher if isinstance(teacher, tuple) else (teacher,)
     for value in values:
         if not value.isfinite().all():
             raise ValueError(
-                f"term {draft.name!r}: source {draft.right.source!r} answers with NaN or infinity on real inputs; "
+                f"term {name!r}: source {source!r} answers with NaN or infinity on real inputs; "
                 "check its weights and its preprocessing (a bf16 or float16 overflow, a wrong checkpoint)"
             )
 

@@ -76,7 +76,7 @@ class Ordered:
             if step >= start:
                 index = order[step * self.batch_size :][: self.batch_size]
                 view = as_batch(item, 0, "cpu")[0].main
-                if self.classes is not None:
+                if self.classes is not None and view.label is not None:
                     check_labels(view.label, self.classes, index)
                 yield Batch({MAIN: View(view.input, index, view.label).to(self.device)})
 

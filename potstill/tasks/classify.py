@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.functional import at_least_float32
-from potstill.types import MAIN, Batch, Progress, Source, SourceOutputs
+from potstill.types import MAIN, Batch, LiveSource, Progress, Source, SourceOutputs
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,14 @@ class Classify:
     def mask(self, batch: Batch, view: str) -> Tensor | None:
         return batch.views[view].mask
 
-    def evaluate(self, source: Source, loader: Iterable[Batch], reference: Tensor | None = None) -> Evaluation:
+    def evaluate(self, source: LiveSource, loader: Iterable[Batch], reference: Tensor | None = None) -> Evaluation:
         """Run a source over a loader. Waits for the device once, at the end."""
         predictions, right, loss, finite = [], [], [], []
         with source.evaluating():
             for batch in loader:
                 logits = at_least_float32(source(self, batch, MAIN, ()).output)
                 label = batch.main.label
+                assert label is not None, "an evaluation batch has labels"
                 predictions.append(logits.argmax(1))
                 right.append(predictions[-1] == label)
                 loss.append(F.cross_entropy(logits, label, reduction="none"))

@@ -60,6 +60,8 @@ def engine(
     rank: int = 0,
     world: int = 1,
     on_step: Callable[[Progress], None] | None = None,
+    precision: str = "float32",
+    prepare: Callable[[nn.Module], object] = lambda teacher: None,
 ) -> Engine:
     """A student and a teacher on noise, assembled as a command does it."""
     data = images()
@@ -69,17 +71,20 @@ def engine(
         student = Student()
         torch.manual_seed(1)
         teacher = build("small_cnn", num_classes=5, in_channels=1, width=4)
+    prepare(teacher)
     loader = Resident(data, fit.batch_size, seed=seed, rank=rank, world=world)
     examples = Examples(loader, DataInfo(len(data), fit.batch_size, 5), probe, lambda: batches(data, 32))
-    own = Preprocess.of(data)
+    own, chosen, method = Preprocess.of(data), Precision.named(precision), parse(method)
     return assemble(
         student,
-        source(teacher, probe, trained=False, preprocess=own, precision=Precision()),
-        parse(method).terms,
+        source(teacher, probe, trained=False, preprocess=own, precision=chosen),
+        method.terms,
         examples,
         fit,
         seed=seed,
         preprocess=own,
+        control=method.control,
+        precision=chosen,
         folder=folder,
         on_step=on_step,
     )

@@ -165,7 +165,9 @@ def test_interrupted_and_resumed(teacher, tmp_path, monkeypatch):
     def train_on(self, batch):
         real(self, batch)
         taken.append(1)
-        if len(taken) == 6:  # the last step of the second epoch
+        if (
+            len(taken) == 5
+        ):  # inside the second epoch, of which nothing is kept: the data's own transforms may be random
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:

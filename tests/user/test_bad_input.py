@@ -92,6 +92,8 @@ def test_bad_options(shell, files, nothing_left, words, said):
         ("smal", ["no recipe 'smal'"]),
         ("cifar20_smal", ["did you mean 'cifar20_small'"]),
         ("nowhere.py", ["no recipe 'nowhere.py'"]),
+        ("empty", ["no recipe 'empty'", "is it data? --data.root empty"]),
+        ("file", ["no recipe 'file'", "--data.root file"]),
         ("typo.py", ["recipe typo.py, line 5", "unexpected keyword argument 'epocks'"]),
         ("syntax.py", ["recipe syntax.py, line 1", "never closed"]),
         ("none.py", ["none.py does not define recipe"]),

@@ -21,6 +21,7 @@ from potstill.data.foreign import Given, Ordered, check_labels, in_order, labels
 from potstill.engine import Result
 from potstill.evaluation.summary import Cell, summarise
 from potstill.methods import Method, describe, parse
+from potstill.precision import lay_out
 from potstill.ranks import start
 from potstill.recipe import Fit
 from potstill.report.page import write_report
@@ -151,7 +152,7 @@ def distill(
         talk.say(f"student: {final.top1:.2f} % (agrees with the teacher on {final.agreement:.2f} %)")
     if engine.student is not student:  # the moving average
         student.load_state_dict(engine.student.state_dict())
-    student.to(memory_format=torch.contiguous_format)
+    lay_out(student, torch.contiguous_format)
     if folder is not None:
         card = {
             "model": {"class": _name(student)},

@@ -19,7 +19,7 @@ from potstill.sources import Network, Shuffled
 from potstill.taps import probe
 from potstill.tasks.classify import Classify, Evaluation
 from potstill.terms import Term
-from potstill.types import MAIN, Batch, DataInfo, Progress, Source
+from potstill.types import MAIN, Batch, DataInfo, LiveSource, Progress, Source
 from potstill.wiring import wire
 
 
@@ -31,6 +31,11 @@ class Examples:
     info: DataInfo
     probe: Batch
     valid: Callable[[], Iterable[Batch]] | None = None
+
+    def held(self) -> Iterable[Batch]:
+        """The validation batches, of a cell that has some."""
+        assert self.valid is not None, "there is no validation data"
+        return self.valid()
 
 
 def source(
@@ -79,8 +84,8 @@ def assemble(
         sources["teacher"] = Shuffled(teacher) if control == "shuffled" else teacher
     wired = wire(terms, sources, task, examples.probe, examples.info, seed)
 
-    def evaluate(student: Source) -> dict[str, Any]:
-        found = task.evaluate(student, examples.valid(), reference)
+    def evaluate(student: LiveSource) -> dict[str, Any]:
+        found = task.evaluate(student, examples.held(), reference)
         measured = {"top1": found.top1, "valid_loss": found.loss}
         return measured if reference is None else measured | {"agreement": found.agreement}
 
@@ -100,8 +105,7 @@ def assemble(
 
 def final_evaluation(engine: Engine, examples: Examples, reference: Tensor | None) -> Evaluation:
     """The trained student once more, with its predictions."""
-    student = engine.sources["student"].with_module(engine.student)
-    return Classify().evaluate(student, examples.valid(), reference)
+    return Classify().evaluate(engine.evaluated, examples.held(), reference)
 
 
 def choose_precision(

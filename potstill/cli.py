@@ -162,7 +162,7 @@ def _distill(arguments: list[str]) -> int:
     )
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: talk.warn(str(message))
+            warnings.showwarning = lambda message, *_, **__: talk.warn(str(message))  # ty: ignore[invalid-assignment]
             summary = run(recipe, options)
     except (Interrupted, KeyboardInterrupt):
         if rank() == 0:

@@ -95,7 +95,7 @@ class Comparison:
         classes = len(self.setting.train.classes)
         own = {} if spec.mean is None else {"the data's own": Preprocess.of(self.setting.train)}
         taught = "checkpoint" not in self.card
-        found = examine(self.teacher, Classify(), examples.valid, classes, self.options.talk, own, taught)
+        found = examine(self.teacher, Classify(), examples.held, classes, self.options.talk, own, taught)
         self.card["top1"], self.answers = found.top1, found.predictions
 
     def cell(self, method: Method, seed: int) -> Cell:
@@ -119,7 +119,7 @@ class Comparison:
             teacher_free=not method.needs_teacher,
         )
         if rank() == 0:
-            if seed == self.options.seed:
+            if seed == self.options.seed and self.answers is not None:
                 items = mistakes(self.setting.valid, found.predictions, self.answers)
                 checkpoint.write_json(folder / "examples.json", {"items": items})
             checkpoint.write_json(folder / RESULT, {**result, "cell": asdict(cell)})

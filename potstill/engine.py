@@ -7,37 +7,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from potstill import checkpoint
 from potstill.callbacks import Callback
-from potstill.optim import average_of, interruptible, make_optimizer
-from potstill.ranks import add_up, anyone, rank, world_size, wrap
+from potstill.loop import Interrupted, Loader, interruptible, timed
+from potstill.optim import average_of, make_optimizer
+from potstill.ranks import add_up, agree_on_buffers, anyone, rank, world_size, wrap
 from potstill.recipe import Fit
 from potstill.step import Stepper, System
 from potstill.terms import Wired
-from potstill.types import Batch, Progress, Source, Stateful, Task
-
-
-class Loader(Protocol):
-    """Batches of an epoch, from any step on. `exact`: an epoch is a function of its number, so a run may resume
-    inside one; a foreign loader resumes at epoch boundaries.
-    """
-
-    steps: int
-    exact: bool
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterable[Batch]: ...
-
-
-class Interrupted(Exception):
-    """The run was stopped by the user; its checkpoint is saved (a foreign loader's at the end of the last epoch)."""
+from potstill.types import Batch, LiveSource, Progress, Source, Stateful, Task
 
 
 @dataclass
@@ -66,7 +52,7 @@ class Engine:
         fit: Fit,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        evaluate: Callable[[Source], dict[str, Any]] | None = None,
+        evaluate: Callable[[LiveSource], dict[str, Any]] | None = None,
         callbacks: Sequence[Callback] = (),
         folder: Path | None = None,
         on_step: Callable[[Progress], None] | None = None,
@@ -106,7 +92,7 @@ class Engine:
         with interruptible() as interrupted:
             while self.done_epochs < self.fit.epochs and not self.stop:
                 began, waited = time.perf_counter(), 0.0
-                for batch, wait in _timed(self.loader.epoch(self.done_epochs, self.done_batches)):
+                for batch, wait in timed(self.loader.epoch(self.done_epochs, self.done_batches)):
                     waited += wait
                     self.train_on(batch)
                     self.done_batches += 1
@@ -136,6 +122,12 @@ class Engine:
     def student(self) -> nn.Module:
         """The network that is evaluated and exported: the averaged one where averaging is on."""
         return self.average.module if self.average is not None else self.system.networks["student"]
+
+    @property
+    def evaluated(self) -> LiveSource:
+        """The source that speaks for the exported network."""
+        student = cast(LiveSource, self.sources["student"])
+        return student if self.average is None else student.with_module(self.average.module)
 
     def begin(self) -> None:
         """Wrap the system for its ranks and make the optimizer."""
@@ -167,15 +159,16 @@ class Engine:
 
     def _end_epoch(self, seconds: float, waited: float) -> None:
         means = (add_up(self.sums) / max(self.counted, 1)).tolist()
-        terms = {term.name: value for term, value in zip(self.system.terms, means, strict=True)}
+        terms = {term.name: value for term, value in zip(self.system.wired, means, strict=True)}
         before = Progress(max(self.step - 1, 0), self.done_epochs, self.total)
-        loss = sum(term.weighted(before) * terms[term.name] for term in self.system.terms)
+        loss = sum(term.weighted(before) * terms[term.name] for term in self.system.wired)
         bad = [name for name, value in terms.items() if value != value or abs(value) == float("inf")]
         if bad:
             # One bad step spoils the weights, and with them every term: name the one that was the first.
             lasted = dict(zip(terms, add_up(self.finite).tolist(), strict=True))
+            first = min(bad, key=lasted.__getitem__)
             raise ValueError(
-                f"term {min(bad, key=lasted.__getitem__)!r} became NaN or infinite in epoch {self.done_epochs + 1}; lower the learning rate "
+                f"term {first!r} became NaN or infinite in epoch {self.done_epochs + 1}; lower the learning rate "
                 f"({self.fit.lr}), clip the gradient (fit.clip), or run in float32"
             )
         self.done_epochs += 1
@@ -201,15 +194,13 @@ class Engine:
         self._append("timings.jsonl", timing)
 
     def _evaluated(self) -> dict[str, Any]:
-        student = self.sources["student"]
-        if world_size() > 1:  # running statistics of batch norm are each rank's own: rank 0's are the run's
-            for buffer in self.system.networks.buffers():
-                torch.distributed.broadcast(buffer, 0)
-        if self.average is None:
-            return self.evaluate(student)
-        for mine, theirs in zip(self.average.module.buffers(), student.module.buffers(), strict=True):
-            mine.copy_(theirs)
-        return self.evaluate(student.with_module(self.average.module))
+        agree_on_buffers(self.system.networks)
+        if self.average is not None:
+            latest = self.system.networks["student"]
+            for mine, theirs in zip(self.average.module.buffers(), latest.buffers(), strict=True):
+                mine.copy_(theirs)
+        assert self.evaluate is not None
+        return self.evaluate(self.evaluated)
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         if self.folder and rank() == 0:
@@ -218,7 +209,7 @@ class Engine:
                 file.write(json.dumps(row) + "\n")
 
     def _stateful(self) -> dict[str, Stateful]:
-        parts = {"task": self.task, **{f"source {n}": s for n, s in self.sources.items()}}
+        parts: dict[str, Any] = {"task": self.task, **{f"source {n}": s for n, s in self.sources.items()}}
         parts |= {f"callback {number}": callback for number, callback in enumerate(self.callbacks)}
         return {name: part for name, part in parts.items() if isinstance(part, Stateful)}
 
@@ -287,14 +278,3 @@ class Engine:
         if self.folder and rank() == 0:
             rows = "".join(json.dumps(row) + "\n" for row in self.history)
             checkpoint.write_beside(self.folder / "metrics.jsonl", lambda path: path.write_text(rows))
-
-
-def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
-    iterator = iter(batches)
-    while True:
-        began = time.perf_counter()
-        try:
-            batch = next(iterator)
-        except StopIteration:
-            return
-        yield batch, time.perf_counter() - began

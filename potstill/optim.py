@@ -1,11 +1,6 @@
-"""Optimizer groups, averaged weights, and stopping between two steps."""
+"""Optimizer groups and averaged weights."""
 
 from __future__ import annotations
-
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -34,26 +29,3 @@ def make_optimizer(system: System, fit: Fit) -> torch.optim.Optimizer:
 def average_of(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of the weights; batch-norm statistics are copied when it is evaluated."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C is noticed between two steps, so that weights and optimizer are saved in one piece; twice, it is at once.
-
-    Yields a function that says whether it was pressed. Outside the main thread nothing is caught.
-    """
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def remember(number, frame):
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    before = signal.signal(signal.SIGINT, remember)
-    try:
-        yield lambda: bool(caught)
-    finally:
-        signal.signal(signal.SIGINT, before)

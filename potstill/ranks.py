@@ -138,3 +138,10 @@ def agree(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def agree_on_buffers(module: nn.Module) -> None:
+    """Running statistics of batch norm are each rank's own: rank 0's are the run's."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +45,15 @@ class System(nn.Module):
     def __init__(self, task: Task, sources: Mapping[str, Source], terms: list[Wired], seed: int = 0):
         super().__init__()
         self.task, self.sources, self.seed = task, dict(sources), seed
-        self.networks = nn.ModuleDict({name: s.module for name, s in sources.items() if s.trained})
+        trained = {name: s.module for name, s in sources.items() if s.trained and s.module is not None}
+        self.networks = nn.ModuleDict(trained)
         self.terms = nn.ModuleList(terms)
         self.wanted = self.from_networks(plan(terms))
+
+    @property
+    def wired(self) -> list[Wired]:
+        """The terms, typed."""
+        return cast(list[Wired], list(self.terms))
 
     def from_networks(self, wanted: Wanted) -> Wanted:
         """Replace views that `combine` makes by the views that it makes them from."""
@@ -88,7 +95,7 @@ class System(nn.Module):
         loss = torch.zeros((), device=batch.main.index.device)
         shares = torch.zeros(len(self.terms), device=loss.device, dtype=torch.float64)
         remembered: dict[int, Sides] = {}
-        for number, term in enumerate(self.terms):
+        for number, term in enumerate(self.wired):
             if carried is not None and self.related(term):
                 continue
             mask = self.task.mask(batch, term.view)
@@ -119,8 +126,8 @@ class Stepper:
         system, world = self.system, world_size()
         micro = batch.split(1 if self.micro_batch is None else -(-len(batch) // self.micro_batch))
         counts = self._counts(batch)
-        related = [term for term in system.terms if system.related(term)]
-        shares = torch.zeros(len(system.terms), device=counts.device, dtype=torch.float64)
+        related = [term for term in system.wired if system.related(term)]
+        shares = torch.zeros(len(system.wired), device=counts.device, dtype=torch.float64)
         carried: list[Carried | None] = [None] * len(micro)
         joined: SourceOutputs = {}
         if related and (world > 1 or len(micro) > 1):
@@ -139,7 +146,7 @@ class Stepper:
 
     def prime(self, batch: Batch, progress: Progress) -> None:
         """Show the first global batch to objectives that must see it before their first forward."""
-        terms = [term for term in self.system.terms if isinstance(term.objective, Primes)]
+        terms = [term for term in self.system.wired if isinstance(term.objective, Primes)]
         if terms:
             micro = batch.split(1 if self.micro_batch is None else -(-len(batch) // self.micro_batch))
             _, joined = self._collect(batch, micro, terms, progress)
@@ -149,7 +156,7 @@ class Stepper:
 
     def _counts(self, batch: Batch) -> Tensor:
         device = batch.main.index.device
-        views = [(self.system.task.mask(batch, t.view), len(batch.views[t.view])) for t in self.system.terms]
+        views = [(self.system.task.mask(batch, t.view), len(batch.views[t.view])) for t in self.system.wired]
         return add_up(torch.stack([units(mask, rows, device) for mask, rows in views]))
 
     def _key(self, progress: Progress, micro: int) -> int:
@@ -195,8 +202,8 @@ class Stepper:
                 leaves += [(source, view, tap, fresh.get(tap)) for tap in ("output", *fresh.taps)]
         joined = system.combined(joined, everyone, "batch")
         loss = torch.zeros((), device=counts.device)
-        shares = torch.zeros(len(system.terms), device=counts.device, dtype=torch.float64)
-        related = {number: term for number, term in enumerate(system.terms) if system.related(term)}
+        shares = torch.zeros(len(system.wired), device=counts.device, dtype=torch.float64)
+        related = {number: term for number, term in enumerate(system.wired) if system.related(term)}
         for number, term in related.items():
             mask = system.task.mask(everyone, term.view)
             share = term(joined, everyone, mask, counts[number], progress, system.seed)
@@ -222,7 +229,7 @@ class Stepper:
         self, batch: Batch, remembered: list[dict[int, Sides]], joined: SourceOutputs, progress: Progress
     ) -> None:
         """Let memory banks and queues see the whole global batch, in data order, before the weights move."""
-        terms = {n: t for n, t in enumerate(self.system.terms) if isinstance(t.objective, Updates)}
+        terms = {n: t for n, t in enumerate(self.system.wired) if isinstance(t.objective, Updates)}
         if not terms:
             return
         sides: list[Sides] = []
@@ -253,7 +260,8 @@ def _detached(value: Tensors | None) -> Tensors | None:
     return None if value is None else value.detach()
 
 
-def _gathered(pieces: list[Tensors | None]) -> Tensors | None:
+def _gathered(pieces: list[Any]) -> Tensors | None:
+    """One side of a term from all micro-batches and ranks."""
     if isinstance(pieces[0], tuple):
         return tuple(gather(torch.cat(column)) for column in zip(*pieces, strict=True))
     return None if pieces[0] is None else gather(torch.cat(pieces))

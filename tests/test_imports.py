@@ -69,7 +69,8 @@ def test_one_direction():
     assert of_potstill("potstill.connectors") <= {"potstill.functional", "potstill.types"}
     assert of_potstill("potstill.functional") == set()
     assert others("potstill.functional") <= {"torch", "jaxtyping"}
-    assert of_potstill("potstill.types") == set()
+    assert of_potstill("potstill.types") == {"potstill.batch"}
+    assert of_potstill("potstill.batch") == set()
 
 
 @pytest.mark.parametrize(

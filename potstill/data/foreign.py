@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class Given:
         self.indexed = first[1]
         self.batch_size = len(first[0])
         self.labels = labels_of(loader)
-        self.samples = len(loader.dataset) if isinstance(loader, DataLoader) else self.steps * self.batch_size
+        self.samples = len(cast(Sized, loader.dataset)) if isinstance(loader, DataLoader) else self.steps * self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         position = 0
@@ -63,7 +63,7 @@ class Ordered:
 
     def __init__(self, dataset: Dataset, batch_size: int, device: torch.device | str, seed: int = 0):
         self.dataset, self.batch_size, self.device, self.seed = dataset, batch_size, device, seed
-        self.samples = len(dataset)  # type: ignore[arg-type]
+        self.samples = len(cast(Sized, dataset))
         self.steps = self.samples // batch_size
         if self.steps == 0:
             raise ValueError(f"the data set has {self.samples} samples, fewer than one batch of {batch_size}")

@@ -26,6 +26,7 @@ from potstill.ranks import rank, start, wait, world_size
 from potstill.terms import Term
 
 FIRST = "the first part is done"
+TERMS, BATCHES = [Term(CrossEntropy), Term(SMALL)], [example(step) for step in range(5)]
 
 
 def gradients(folder: Path) -> None:
@@ -66,6 +67,13 @@ def masks(folder: Path) -> None:
     )
     run.run()
     torch.save(run.system.networks["student"].middle.masks, folder / f"masks{rank()}.pt")
+
+
+def means(folder: Path) -> None:
+    """What is reported for an epoch in which checkpoints are saved."""
+    place = {"rank": rank(), "world": world_size()}
+    run = make(TERMS, BATCHES, fit=replace(FIT, checkpoint_steps=2), folder=folder / "means", **place)
+    torch.save(run.run().history, folder / f"means{rank()}.pt")
 
 
 def unused(folder: Path) -> None:
@@ -115,6 +123,7 @@ def main(folder: Path, resume: bool) -> None:
         unused(folder)
         statistics(folder)
         masks(folder)
+        means(folder)
         for variant in FITS:
             train(folder / variant, variant, **place)
         interrupted(folder)

@@ -1,7 +1,6 @@
-"""Losses over a whole batch in one process, written out by hand: what any split must give.
+"""What is split: terms for the engine, and `means`, the plain formulas for the mean of every term.
 
-Each case has its terms for the engine, and `means`, the plain formula for the mean of every term. `observe` runs the
-engine, `expect` a plain loop with one autograd call a step.
+`observe` runs the engine, `expect` a plain loop over the whole batch with one autograd call a step.
 """
 
 from __future__ import annotations
@@ -24,7 +23,21 @@ from engine_kit import (
     make,
     sequences,
 )
-from torch import Tensor, nn
+from split_formulas import (
+    Scene,
+    differences,
+    masked_icd,
+    plain_ce,
+    plain_drawn,
+    plain_gram,
+    plain_icd,
+    plain_kd,
+    plain_normalised,
+    plain_queue,
+    scores,
+    tokens,
+)
+from torch import Tensor
 
 from potstill.objectives import ICD, KD, CrossEntropy
 from potstill.tasks.classify import Classify
@@ -32,144 +45,6 @@ from potstill.terms import Spec, Term
 from potstill.types import Batch, Progress
 
 STEPS = 2
-
-
-@dataclass
-class Scene:
-    """What a formula sees: networks, objectives, the whole batch, and a place to remember things between steps."""
-
-    student: nn.Module
-    teacher: nn.Module
-    objectives: list[nn.Module]
-    batch: Batch
-    memory: dict
-
-    def hears(self, network: nn.Module, view: str = "main") -> tuple[Tensor, Tensor, Tensor]:
-        """(hidden, embedding, answer) of a network about a view."""
-        ready = self.batch.views[view].input.to(network.body.weight.dtype)
-        hidden = network.body(ready)
-        return hidden, hidden.tanh(), network(ready)
-
-    def both(self, view: str = "main") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(student's embedding, student's answer, teacher's embedding, teacher's answer)."""
-        with torch.no_grad():
-            _, teacher, taught = self.hears(self.teacher, view)
-        _, student, answer = self.hears(self.student, view)
-        return student, answer, teacher, taught
-
-
-def one_ce(logits: Tensor, label: Tensor) -> Tensor:
-    return logits.exp().sum().log() - logits[label]
-
-
-def one_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    p = teacher.softmax(0)
-    return (p * (p.log() - student.softmax(0).log())).sum()
-
-
-def mean(values: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean()
-
-
-def plain_ce(scene: Scene) -> Tensor:
-    return mean(one_ce(z, y) for z, y in zip(scene.both()[1], scene.batch.main.label, strict=True))
-
-
-def plain_kd(scene: Scene) -> Tensor:
-    _, answer, _, taught = scene.both()
-    return 16 * mean(one_kl(s / 4, t / 4) for s, t in zip(answer, taught, strict=True))
-
-
-def formula_icd(icd: ICD, student: Tensor, teacher: Tensor) -> Tensor:
-    u = torch.stack([v / v.norm() for v in icd.student_head(student)])
-    v = torch.stack([v / v.norm() for v in icd.teacher_head(teacher)])
-    logits = u @ v.T * min(icd.log_scale.exp(), torch.tensor(icd.ceiling)) + icd.bias
-    return mean(one_ce(logits[i], i) + icd.alpha * one_kl(logits[i], logits[:, i]) for i in range(len(logits)))
-
-
-def plain_icd(scene: Scene, which: int = 0, view: str = "main") -> Tensor:
-    student, _, teacher, _ = scene.both(view)
-    return formula_icd(scene.objectives[which], student, teacher)
-
-
-def masked_icd(scene: Scene) -> Tensor:
-    """Rows that do not count stay as negatives of the others."""
-    student, _, teacher, _ = scene.both()
-    icd = scene.objectives[0]
-    u = torch.stack([v / v.norm() for v in icd.student_head(student)])
-    v = torch.stack([v / v.norm() for v in icd.teacher_head(teacher)])
-    logits = u @ v.T * icd.log_scale.exp() + icd.bias
-    rows = [i for i, counts in enumerate(scene.batch.main.mask.tolist()) if counts]
-    return mean(one_ce(logits[i], i) + icd.alpha * one_kl(logits[i], logits[:, i]) for i in rows)
-
-
-def plain_queue(scene: Scene, which: int = 0) -> Tensor:
-    student, _, teacher, _ = scene.both()
-    queue = scene.objectives[which]
-    bank = scene.memory.setdefault("bank", list(queue.bank.clone()))
-    losses = []
-    for s, t in zip(queue.head(student), teacher, strict=True):
-        losses.append(one_ce(torch.stack([s @ t, *(s @ old for old in bank)]), 0))
-    scene.memory["bank"] = [*teacher, *bank][: len(bank)]
-    scene.memory["spoken"] = [*student.detach(), *scene.memory.get("spoken", queue.spoken)][: len(bank)]
-    scene.memory["seen"] = [*scene.batch.main.index, *scene.memory.get("seen", queue.seen)][: len(bank)]
-    return mean(losses)
-
-
-def plain_normalised(scene: Scene) -> Tensor:
-    student, _, teacher, _ = scene.both()
-    if "unit" not in scene.memory:
-        scene.memory["unit"] = mean([t @ t for t in teacher]) + mean([s.abs().sum() for s in student]).detach()
-        scene.memory["first"] = scene.batch.main.index[:5]
-        scene.memory["primed"] = torch.tensor(1)
-    said = scene.objectives[0].head(student)
-    return mean([(s - t).square().sum() / scene.memory["unit"] for s, t in zip(said, teacher, strict=True)])
-
-
-def plain_drawn(scene: Scene) -> Tensor:
-    """With the numbers that the objective was given when it saw all samples at once."""
-    draws = scene.memory["draws"].pop(0)
-    said = scene.objectives[0].head(scene.hears(scene.student)[0])
-    taught = scene.both()[3]
-    return mean([d % 997 / 997 * (s - t).square().sum() for d, s, t in zip(draws.tolist(), said, taught, strict=True)])
-
-
-def tokens(scene: Scene) -> list[Tensor]:
-    """CE and KD over the tokens that count, and a distance over the sequences that have any."""
-    _, answer, _, taught = scene.both()
-    mask, label = scene.batch.main.mask.tolist(), scene.batch.main.label
-    kept = [(i, j) for i, row in enumerate(mask) for j, counts in enumerate(row) if counts]
-    return [
-        mean(one_ce(answer[i, j], label[i, j]) for i, j in kept),
-        mean(16 * one_kl(answer[i, j] / 4, taught[i, j] / 4) for i, j in kept),
-        mean((answer[i] - taught[i]).square().sum() for i in sorted({i for i, _ in kept})),
-    ]
-
-
-def plain_gram(scene: Scene) -> Tensor:
-    student, _, teacher, _ = scene.both()
-    kept = [i for i, counts in enumerate(scene.batch.main.mask.tolist()) if counts]
-    return mean((student[i] @ student[j] - teacher[i] @ teacher[j]).square() for i in kept for j in kept)
-
-
-def scores(scene: Scene) -> list[Tensor]:
-    """In-batch similarities of the answers, matched row by row, and the diagonal as the label."""
-    _, answer, _, taught = scene.both()
-    ours, theirs = ([[4 * (a @ b) for b in side] for a in side] for side in (answer, taught))
-    rows = [(torch.stack(s), torch.stack(t)) for s, t in zip(ours, theirs, strict=True)]
-    return [mean(16 * one_kl(s / 4, t / 4) for s, t in rows), formula_icd(scene.objectives[1], *scene.both()[::2])]
-
-
-def differences(scene: Scene) -> list[Tensor]:
-    """A unit term and ICD on the difference of two views, ICD on one of them, CE on the main one."""
-    main, other = scene.both(), scene.both("other")
-    student, answer, teacher, taught = (a - b for a, b in zip(main, other, strict=True))
-    return [
-        plain_ce(scene),
-        mean((s - t).square().sum() for s, t in zip(answer, taught, strict=True)),
-        formula_icd(scene.objectives[2], student, teacher),
-        plain_icd(scene, 3, "other"),
-    ]
 
 
 def falling(progress: Progress) -> float:

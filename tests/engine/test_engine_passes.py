@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from engine_kit import CLASSES, FIT, ROWS, Differences, Distance, Drawn, Dropout, Net, Normalised, Queue, example, make
-from split_cases import SMALL, Scene, formula_icd, mean
+from split_cases import SMALL
+from split_formulas import Scene, formula_icd, mean
 from torch import nn
 
 from potstill.objectives import KD, CrossEntropy

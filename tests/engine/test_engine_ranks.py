@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine_kit import make
 from kill_worker import remains
-from ranks_worker import FIRST
+from ranks_worker import BATCHES, FIRST, TERMS
 from split_cases import CASES, Seen, compare, expect, observe
 
 from potstill import checkpoint
@@ -86,6 +87,15 @@ def test_dropout_differs_between_ranks_and_is_replayed(ranks):
         assert len(masks) == 4
         assert all(torch.equal(a, b) for a, b in zip(masks[:2], masks[2:], strict=True))
     assert not torch.equal(one[0], two[0])
+
+
+def test_reported_means(ranks):
+    """Those of one process, on both ranks, whatever was saved on the way."""
+    (row,) = make(TERMS, BATCHES).run().history
+    for number in range(2):
+        (found,) = torch.load(ranks[0] / f"means{number}.pt", weights_only=True)
+        assert found["terms"] == pytest.approx(row["terms"], rel=1e-5)
+        assert found["loss"] == pytest.approx(row["loss"], rel=1e-5)
 
 
 def test_interrupted(ranks):

@@ -44,13 +44,18 @@ def methods() -> list[dict[str, Any]]:
 
 def models() -> list[dict[str, Any]]:
     """The zoo, with its size at 100 classes and colour images."""
+    import torch
+
     from potstill.models import MODELS, build
 
     rows = []
     for name in MODELS:
-        network = build(name, num_classes=100)
+        with torch.device("meta"):  # sizes only: no weight is drawn
+            network: Any = build(name, num_classes=100)
         count = sum(p.numel() for p in network.parameters())
-        rows.append({"model": name, "parameters": count, "embedding": network.fc.in_features})
+        # The zoo's embedding is always the classifier's input.
+        classifier = network.get_submodule(network.taps["embedding"].removesuffix(".input"))
+        rows.append({"model": name, "parameters": count, "embedding": classifier.in_features})
     return rows
 
 

@@ -153,8 +153,9 @@ def probe(model: nn.Module, forward: Callable[[], Tensor]) -> Probe:
             f"{type(model).__name__} answers with a {type(output).__name__}, expected a tensor; wrap it in a module "
             "that returns the logits"
         )
-    names = {**_found(maps), **_embedding(linears, output)}
-    return Probe(output, names | dict(getattr(model, "taps", None) or {}))
+    own = dict(getattr(model, "taps", None) or {})
+    found = {} if stages_of(own) else _found(maps)  # guesses beside a network's own stages would number them twice
+    return Probe(output, found | _embedding(linears, output) | own)
 
 
 def _found(maps: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, str]:

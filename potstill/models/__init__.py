@@ -1,8 +1,8 @@
 """The model zoo: networks of the distillation literature, and how to load weights into them.
 
 Every model is a plain `nn.Module` that returns logits. Its `taps` names the places that distillation looks
-at, as module paths: `stem`, `stage1` … `stage3`, the same before activation as `stage1.pre` …, `last_map`,
-`embedding`.
+at, as module paths: `stem`, `stage1` …, the same before activation as `stage1.pre` …, `last_map` (the last
+stage's), `embedding`.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from torch import nn
 from potstill.errors import did_you_mean
 from potstill.models.checkpoints import load_weights
 from potstill.models.cnn import small_cnn
+from potstill.models.mobilenetv2 import mobilenetv2
 from potstill.models.resnet import (
     resnet8,
     resnet8x4,
@@ -24,12 +25,17 @@ from potstill.models.resnet import (
     resnet56,
     resnet110,
 )
+from potstill.models.resnet50 import resnet50
+from potstill.models.shufflenetv1 import shufflev1
+from potstill.models.shufflenetv2 import shufflev2
+from potstill.models.vgg import vgg8, vgg11, vgg13, vgg16, vgg19
 from potstill.models.wrn import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 
 __all__ = [
     "MODELS",
     "build",
     "load_weights",
+    "mobilenetv2",
     "resnet8",
     "resnet8x4",
     "resnet14",
@@ -37,9 +43,17 @@ __all__ = [
     "resnet32",
     "resnet32x4",
     "resnet44",
+    "resnet50",
     "resnet56",
     "resnet110",
+    "shufflev1",
+    "shufflev2",
     "small_cnn",
+    "vgg8",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
     "wrn_16_1",
     "wrn_16_2",
     "wrn_40_1",
@@ -60,9 +74,18 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn_16_2": wrn_16_2,
     "wrn_40_1": wrn_40_1,
     "wrn_40_2": wrn_40_2,
+    "vgg8": vgg8,
+    "vgg11": vgg11,
+    "vgg13": vgg13,
+    "vgg16": vgg16,
+    "vgg19": vgg19,
+    "ResNet50": resnet50,
+    "MobileNetV2": mobilenetv2,
+    "ShuffleV1": shufflev1,
+    "ShuffleV2": shufflev2,
     "small_cnn": small_cnn,
 }
-"""Every model by the name that recipes and the command line use."""
+"""Every model by the name that recipes and the command line use; the literature's, capitals included."""
 
 
 def build(name: str, *, num_classes: int, in_channels: int = 3, **kw: int) -> nn.Module:

@@ -7,15 +7,21 @@ import pytest
 import torch
 from torch import nn
 
-from potstill.models import MODELS, build, resnet8, small_cnn, wrn_16_1
+from potstill import catalogue
+from potstill.models import MODELS, build, mobilenetv2, shufflev2, small_cnn, vgg8, wrn_16_1
 from potstill.models.resnet import ResNet
 from potstill.models.wrn import WideResNet
+from potstill.taps import probe, stages_of
 
 REFERENCE_MODELS = [name for name in MODELS if name != "small_cnn"]
-WITH_LOGITS = ["resnet8", "resnet20", "resnet44", "resnet110", "resnet32x4", "wrn_16_1", "wrn_40_1"]
-FEATURES = ["stem", "stage1", "stage2", "stage3", "embedding"]
-BEFORE_ACTIVATION = ["stem", "stage1.pre", "stage2.pre", "stage3.pre", "embedding"]
-TAPS = {*FEATURES, *BEFORE_ACTIVATION, "last_map"}
+FAMILIES = [
+    "resnet8", "resnet8x4", "wrn_16_2", "vgg8", "ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2", "small_cnn"
+]  # fmt: skip
+WITH_LOGITS = [
+    "resnet8", "resnet20", "resnet44", "resnet110", "resnet32x4", "wrn_16_1", "wrn_40_1", "vgg8", "vgg13", "vgg19",
+    "ShuffleV1",
+]  # fmt: skip
+ACTIVATED_STAGES = ["resnet8", "vgg8", "vgg13", "ResNet50", "ShuffleV1", "ShuffleV2", "small_cnn"]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +57,22 @@ def answer_and_taps(model, x):
     return logits, seen
 
 
+def features(model):
+    """The names of the reference's feature list: after activation, and before."""
+    stages = stages_of(model.taps)
+    return ["stem", *stages, "embedding"], ["stem", *(f"{stage}.pre" for stage in stages), "embedding"]
+
+
+def classifier(model):
+    return model.get_submodule(model.taps["embedding"].removesuffix(".input"))
+
+
+def sketch(name, **kw):
+    """The model without weights: layouts, shapes and counts of the largest cost nothing."""
+    with torch.device("meta"):
+        return build(name, **kw)
+
+
 def golden_weights(state):
     """The weights that the goldens' README describes."""
     draw = np.random.RandomState(0)
@@ -80,11 +102,31 @@ def parameters(model):
 
 @pytest.mark.parametrize("name", REFERENCE_MODELS)
 def test_layout_is_the_references(name, facts):
-    model = build(name, num_classes=100)
+    model = sketch(name, num_classes=100)
     layout = [[k, list(v.shape), str(v.dtype).removeprefix("torch.")] for k, v in model.state_dict().items()]
     assert layout == facts[name]["state_dict"]
     assert parameters(model) == facts[name]["params"]
     assert sum(p.requires_grad for p in model.parameters()) == facts[name]["trainable_tensors"]
+
+
+@pytest.mark.parametrize("name", REFERENCE_MODELS)
+def test_feature_maps_and_work_are_the_references(name, facts):
+    model = sketch(name, num_classes=100)
+    macs = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda m, _, result: macs.append(result[0].numel() * m.weight[0].numel()))
+    _, taps = answer_and_taps(model, torch.empty(2, 3, 32, 32, device="meta"))
+    after, before = features(model)
+    assert [list(taps[tap].shape) for tap in after] == facts[name]["feat_shapes"]
+    assert [list(taps[tap].shape) for tap in before] == facts[name]["preact_shapes"]
+    assert [model.taps[a] != model.taps[b] for a, b in zip(after, before, strict=True)] == facts[name]["preact_differs"]
+    assert sum(macs) == facts[name]["macs_32x32"]
+
+
+def test_every_reference_model_exists(facts):
+    assert facts.keys() == set(REFERENCE_MODELS)
+    assert len(facts) == 22
 
 
 def test_models_with_golden_logits_are_all_tested(facts):
@@ -92,19 +134,15 @@ def test_models_with_golden_logits_are_all_tested(facts):
 
 
 @pytest.mark.parametrize("name", WITH_LOGITS)
-def test_numbers_are_the_references(name, facts, numbers):
+def test_numbers_are_the_references(name, numbers):
     model = build(name, num_classes=100).double().eval()
     model.load_state_dict(golden_weights(model.state_dict()))
     with torch.no_grad():
         logits, taps = answer_and_taps(model, torch.from_numpy(numbers["input"]))
     np.testing.assert_allclose(logits.numpy(), numbers[f"{name}.logits"], rtol=1e-9, atol=0)
-    for kind, names, shapes in [
-        ("feat", FEATURES, facts[name]["feat_shapes"]),
-        ("preact", BEFORE_ACTIVATION, facts[name]["preact_shapes"]),
-    ]:
-        for i, (tap, shape) in enumerate(zip(names, shapes, strict=True)):
+    for kind, names in zip(("feat", "preact"), features(model), strict=True):
+        for i, tap in enumerate(names):
             value = taps[tap]
-            assert list(value.shape) == shape
             sums = [value.sum().item(), value.abs().sum().item(), value.square().sum().item()]
             # A sum of both signs cancels, so its error is measured against the sum of absolute values.
             np.testing.assert_allclose(sums, numbers[f"{name}.{kind}.{i}"], rtol=1e-9, atol=1e-11 * sums[1])
@@ -118,10 +156,16 @@ def test_numbers_are_the_references(name, facts, numbers):
         ("resnet56", 861620),
         ("resnet32x4", 7433860),
         ("wrn_40_2", 2255156),
+        ("vgg8", 3965028),
+        ("vgg13", 9462180),
+        ("ResNet50", 23705252),
+        ("MobileNetV2", 812836),
+        ("ShuffleV1", 949258),
+        ("ShuffleV2", 1355528),
     ],
 )
 def test_known_sizes(name, count):
-    assert parameters(build(name, num_classes=100)) == count
+    assert parameters(sketch(name, num_classes=100)) == count
 
 
 def test_the_demo_student_has_about_5000_parameters_and_the_teacher_more():
@@ -129,16 +173,32 @@ def test_the_demo_student_has_about_5000_parameters_and_the_teacher_more():
     assert parameters(small_cnn(10, width=32, depth=2)) > 100_000
 
 
-@pytest.mark.parametrize(("channels", "size"), [(3, (32, 32)), (1, (28, 28)), (4, (17, 30))])
-@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "wrn_16_2", "small_cnn"])
+@pytest.mark.parametrize(("channels", "size"), [(3, (32, 32)), (1, (28, 28)), (4, (17, 30)), (3, (64, 64))])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_any_image(name, channels, size):
-    model = build(name, num_classes=7, in_channels=channels)
-    logits, taps = answer_and_taps(model, torch.randn(2, channels, *size))
+    model = sketch(name, num_classes=7, in_channels=channels)
+    logits, taps = answer_and_taps(model, torch.empty(2, channels, *size, device="meta"))
     assert logits.shape == (2, 7)
-    assert set(taps) == TAPS
-    torch.testing.assert_close(model.fc(taps["embedding"]), logits)
+    after, before = features(model)
+    assert set(taps) == {*after, *before, "last_map"}
+    assert taps["last_map"].shape == taps[after[-2]].shape
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_image_that_is_not_square(name):
+    model = build(name, num_classes=7, in_channels=4)
+    logits, taps = answer_and_taps(model, torch.randn(2, 4, 17, 30))
+    torch.testing.assert_close(classifier(model)(taps["embedding"]), logits)
     logits.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "ResNet50"])
+def test_the_probe_would_find_the_embedding_that_the_model_names(name):
+    model = build(name, num_classes=7)
+    wrapped = nn.Sequential(model)  # a network that names no taps itself
+    found = probe(wrapped, lambda: wrapped(torch.randn(2, 3, 16, 16))).names
+    assert found["embedding"] == f"0.{model.taps['embedding']}"
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -151,12 +211,40 @@ def test_small_cnn_takes_the_smallest_images(depth):
         torch.testing.assert_close(taps[f"stage{i}.pre"].relu(), taps[f"stage{i}"])
 
 
-def test_resnet_stages_before_and_after_activation():
-    _, taps = answer_and_taps(resnet8(10), torch.randn(2, 3, 16, 16))
-    for i in (1, 2, 3):
-        assert taps[f"stage{i}.pre"].min() < 0
-        torch.testing.assert_close(taps[f"stage{i}.pre"].relu(), taps[f"stage{i}"])
-    torch.testing.assert_close(taps["last_map"].mean((2, 3)), taps["embedding"])
+@pytest.mark.parametrize("name", ACTIVATED_STAGES)
+def test_stages_before_and_after_activation(name):
+    model = build(name, num_classes=10)
+    with torch.no_grad():
+        _, taps = answer_and_taps(model, torch.randn(2, 3, 16, 16))
+    for stage in stages_of(model.taps):
+        assert taps[f"{stage}.pre"].min() < 0
+        torch.testing.assert_close(taps[f"{stage}.pre"].relu(), taps[stage])
+    if name != "ShuffleV2":  # a convolution more
+        torch.testing.assert_close(taps["last_map"].mean((2, 3)), taps["embedding"])
+
+
+def test_mobilenet_stages_have_no_activation():
+    model = mobilenetv2(10)
+    _, taps = answer_and_taps(model, torch.randn(2, 3, 32, 32))
+    for stage in stages_of(model.taps):
+        assert taps[stage].min() < 0
+        assert taps[f"{stage}.pre"] is taps[stage]
+
+
+def test_shufflenetv2_passes_half_of_the_channels_on():
+    unit = shufflev2(10).layer1[1].eval()
+    x = torch.rand(2, 116, 4, 4)
+    y = unit(x)
+    torch.testing.assert_close(y[:, 0::2], x[:, :58])
+    computed = unit.bn3(unit.conv3(unit.bn2(unit.conv2(unit.relu1(unit.bn1(unit.conv1(x[:, 58:])))))))
+    torch.testing.assert_close(y[:, 1::2], computed.relu())
+
+
+def test_vgg_halves_large_images_once_more():
+    model = vgg8(10)
+    for size, last in [(32, 4), (64, 4), (96, 6)]:
+        _, taps = answer_and_taps(model, torch.randn(2, 3, size, size))
+        assert taps["stage4"].shape[-1] == last
 
 
 def test_wide_resnet_embedding_is_the_pooled_activation():
@@ -166,18 +254,45 @@ def test_wide_resnet_embedding_is_the_pooled_activation():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_nothing_is_changed_in_place(name):
-    model = build(name, num_classes=2)
+    model = sketch(name, num_classes=2)
     assert not any(getattr(module, "inplace", False) for module in model.modules())
 
 
-def test_initialisation():
-    model = build("wrn_16_2", num_classes=10)
+@pytest.mark.parametrize(
+    ("name", "path", "fan_out"),
+    [
+        ("wrn_16_2", "block3.layer.1.conv2", 9 * 128),
+        ("vgg8", "block4.0", 9 * 512),
+        ("MobileNetV2", "conv2.0", 1280),
+        ("ResNet50", "layer4.2.conv2", 9 * 512),
+    ],
+)
+def test_initialisation(name, path, fan_out):
+    model = build(name, num_classes=10)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert (module.weight == 1).all()
             assert (module.bias == 0).all()
-    weight = model.block3.layer[1].conv2.weight
-    assert weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
+    assert model.get_submodule(path).weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.02)
+    if name in ("vgg8", "MobileNetV2"):
+        assert classifier(model).weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert all((m.bias == 0).all() for m in model.modules() if getattr(m, "bias", None) is not None)
+
+
+@pytest.mark.parametrize("name", ["ShuffleV1", "ShuffleV2"])
+def test_shufflenets_keep_the_default_initialisation(name):
+    weight = build(name, num_classes=10).layer3[1].conv1.weight
+    bound = weight[0].numel() ** -0.5
+    assert weight.abs().max() <= bound
+    assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+
+
+def test_the_catalogue_lists_every_model_with_its_size(facts):
+    rows = {row["model"]: row for row in catalogue.models()}
+    assert rows.keys() == MODELS.keys()
+    for name in REFERENCE_MODELS:
+        assert rows[name]["parameters"] == facts[name]["params"]
+        assert rows[name]["embedding"] == facts[name]["feat_shapes"][-1][1]
 
 
 def test_build_passes_arguments_on():
@@ -199,3 +314,10 @@ def test_build_errors_teach():
         ResNet(9, (16, 16, 32, 64), 10, 3)
     with pytest.raises(ValueError, match=r"6n \+ 4 layers"):
         WideResNet(4, 1, 10, 3)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_probe_finds_the_stages_that_the_network_names(name):
+    model = build(name, num_classes=10)
+    found = probe(model, lambda: model(torch.randn(2, 3, 32, 32)))
+    assert found.stages == stages_of(model.taps)

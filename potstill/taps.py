@@ -154,7 +154,9 @@ def probe(model: nn.Module, forward: Callable[[], Tensor]) -> Probe:
             "that returns the logits"
         )
     own = dict(getattr(model, "taps", None) or {})
-    found = {} if stages_of(own) else _found(maps)  # guesses beside a network's own stages would number them twice
+    found = _found(maps)
+    if stages_of(own):  # guesses beside a network's own stages would number them twice
+        found = {name: path for name, path in found.items() if not stages_of([name])}
     return Probe(output, found | _embedding(linears, output) | own)
 
 

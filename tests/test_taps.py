@@ -282,5 +282,6 @@ def test_the_zoos_own_names_win(name, x):
 def test_own_names_win_over_what_is_found(x):
     model = Cnn()
     model.taps = {"stage1": "stem", "neck": "hidden"}
-    names = probe(model, lambda: model(x)).names
-    assert (names["stage1"], names["neck"], names["stage2"]) == ("stem", "hidden", "deep")
+    found = probe(model, lambda: model(x))
+    assert (found.names["stage1"], found.names["neck"], found.names["last_map"]) == ("stem", "hidden", "deep")
+    assert found.stages == ("stage1",)  # no guess beside the stages that the network names

@@ -103,6 +103,8 @@ def distill(
     classes = classes_of({"teacher": teacher, "student": student}, preprocesses, examples)
     if isinstance(examples.loader, Given | Ordered):
         examples.loader.classes = classes
+        if out is not None:
+            talk.say("data of your own is read in its own way: a stopped run resumes at the beginning of an epoch")
     examples = replace(examples, valid=_held(valid, place, classes))
     folder = None if out is None else Path(out)
     claimed = nullcontext()

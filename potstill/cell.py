@@ -80,6 +80,8 @@ def assemble(
             student, examples.probe, trained=True, preprocess=preprocess, precision=precision or Precision()
         )
     }
+    if control is not None and fit.micro_batch == 1:
+        raise ValueError(f"the control {control!r} pairs samples that run at once; fit.micro_batch must be at least 2")
     if teacher is not None:
         sources["teacher"] = Shuffled(teacher) if control == "shuffled" else teacher
     wired = wire(terms, sources, task, examples.probe, examples.info, seed)

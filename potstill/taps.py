@@ -23,12 +23,12 @@ from potstill.types import Outputs
 class Taps:
     """Reads named activations during one forward call.
 
-    `names` maps what a tap is called to a module path. Raises ValueError, naming the tap and near matches, for a path
+    `names` maps what a tap is called to a module path; `also` are further names that a message may suggest. Raises ValueError, naming the tap and near matches, for a path
     that does not exist; when called: for a tap that did not fire or fired more than once, that is no tensor, that was
     changed in place afterwards, or, while gradients are on and the network is trained, that carries no gradient.
     """
 
-    def __init__(self, model: nn.Module, names: Mapping[str, str]):
+    def __init__(self, model: nn.Module, names: Mapping[str, str], also: Iterable[str] = ()):
         self.model = model
         modules = dict(model.named_modules())
         self.points: dict[str, tuple[str, bool]] = {}
@@ -39,7 +39,7 @@ class Taps:
             elif side == "input" and stem in modules:
                 self.points[name] = (stem, True)
             else:
-                known = [key for key in modules if key]
+                known = [*also, *(key for key in modules if key)]
                 where = "" if name == path else f" (module path {path!r})"
                 raise ValueError(
                     f"tap {name!r}{where}: {type(model).__name__} has no such module; "

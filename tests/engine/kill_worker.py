@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from potstill.student import save_student
 from potstill.types import DataInfo, Progress
 
 INTERRUPTED = 3
+SECONDS = "seconds"
+"""File with the computing time of a finished run."""
 SGD = Fit(epochs=4, batch_size=8, lr=0.05, checkpoint_steps=3, checkpoint_seconds=1e9)
 FITS = {
     "sgd": SGD,
@@ -90,18 +93,30 @@ def engine(
     )
 
 
-def train(folder: Path, variant: str = "sgd", resume: bool = False, on_step=None, ready=None, **kw) -> None:
-    """Train to the end, and leave the student beside the metrics. A run that is interrupted exits with INTERRUPTED."""
+def train(folder: Path, variant: str = "sgd", resume: bool = False, on_step=None, dies_after=None, **kw) -> None:
+    """Train to the end, and leave the student beside the metrics. A run that is interrupted exits with INTERRUPTED.
+
+    After `dies_after` seconds of its own computing time the kernel ends the process, wherever it is: SIGPROF has no
+    handler and ends it as SIGKILL does. Unlike a clock this does not depend on how busy the machine is.
+    """
     torch.set_num_threads(1)
     run = engine(folder, FITS[variant], on_step=on_step, **kw)
-    if ready is not None:
-        ready.set()
+    began = time.process_time()
+    if dies_after is not None:
+        signal.setitimer(signal.ITIMER_PROF, dies_after)
     try:
         run.run(resume=resume)
     except Interrupted:
         raise SystemExit(INTERRUPTED) from None
+    signal.setitimer(signal.ITIMER_PROF, 0)
     if kw.get("rank", 0) == 0:
         save_student(folder, run.student, {})
+        (folder / SECONDS).write_text(str(time.process_time() - began))
+
+
+def slowly(progress: Progress) -> None:
+    """Leaves time to be interrupted."""
+    time.sleep(0.1)
 
 
 def train_until(folder: Path, variant: str, step: int, number: int, resume: bool = False, **kw) -> None:

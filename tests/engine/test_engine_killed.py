@@ -10,7 +10,7 @@ import time
 import kill_worker
 import pytest
 import torch
-from kill_worker import FITS, INTERRUPTED, engine, remains, train, train_until, train_until_file
+from kill_worker import FITS, INTERRUPTED, SECONDS, engine, remains, slowly, train, train_until, train_until_file
 
 from potstill import checkpoint
 
@@ -22,14 +22,10 @@ def start():
     context.set_forkserver_preload(["potstill.cell", "potstill.student", "accelerate", "torch._dynamo", "torch.onnx"])
     running = []
 
-    def begin(target, *args, wait=False, **kw):
-        """`wait`: until it is about to train."""
-        ready = {"ready": context.Event()} if wait else {}
-        process = context.Process(target=target, args=args, kwargs=kw | ready)
+    def begin(target, *args, **kw):
+        process = context.Process(target=target, args=args, kwargs=kw)
         process.start()
         running.append(process)
-        while wait and not ready["ready"].wait(0.5):
-            assert process.is_alive(), "the run did not come to its first step"
         return process
 
     yield begin
@@ -40,31 +36,30 @@ def start():
 
 @pytest.fixture(scope="module")
 def whole(start, tmp_path_factory):
-    """An uninterrupted run of each kind: what it left, and the seconds it took."""
+    """An uninterrupted run of each kind: what it left, and the seconds that it computed."""
     found = {}
     for variant in FITS:
         folder = tmp_path_factory.mktemp(variant)
-        process = start(train, folder, variant, wait=True)
-        began = time.monotonic()
+        process = start(train, folder, variant)
         process.join()
         assert process.exitcode == 0
-        found[variant] = remains(folder), time.monotonic() - began
+        found[variant] = remains(folder), float((folder / SECONDS).read_text())
     return found
 
 
 @pytest.mark.parametrize("variant", FITS)
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_at_random_moments(seed, variant, start, whole, tmp_path):
+    """Four times in a row, the first time for sure before the end."""
     expected, seconds = whole[variant]
     moments = random.Random(f"{seed} {variant}")
-    kills = 0
+    ends = []
     for _ in range(4):
-        process = start(train, tmp_path, variant, resume=True, wait=True)
-        process.join(moments.uniform(0, 0.6 * seconds))
-        process.kill()
+        process = start(train, tmp_path, variant, resume=True, dies_after=moments.uniform(0.01, 0.6) * seconds)
         process.join()
-        kills += process.exitcode == -signal.SIGKILL
-    assert kills
+        ends.append(process.exitcode)
+    assert ends[0] == -signal.SIGPROF
+    assert set(ends) <= {-signal.SIGPROF, 0}
     process = start(train, tmp_path, variant, resume=True)
     process.join()
     assert process.exitcode == 0
@@ -129,19 +124,18 @@ def test_interrupted(step, start, whole, tmp_path):
     assert remains(tmp_path) == whole["sgd"][0]
 
 
-def test_interrupted_at_a_random_moment(start, whole, tmp_path):
-    expected, seconds = whole["adamw"]
-    process = start(train, tmp_path, "adamw", wait=True)
-    while not (tmp_path / "metrics.jsonl").exists():  # so that the run has begun to listen
+def test_interrupted_from_outside(start, whole, tmp_path):
+    """By another process, at whatever moment after the first checkpoint that is."""
+    process = start(train, tmp_path, "adamw", on_step=slowly)
+    while not checkpoint.exists(tmp_path):
         assert process.is_alive()
         time.sleep(0.001)
-    time.sleep(random.Random(0).uniform(0, 0.2 * seconds))
     os.kill(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode == INTERRUPTED
     process = start(train, tmp_path, "adamw", resume=True)
     process.join()
-    assert remains(tmp_path) == expected
+    assert remains(tmp_path) == whole["adamw"][0]
 
 
 def test_same_seed_same_bits(start, whole, tmp_path):

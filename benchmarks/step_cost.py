@@ -89,7 +89,7 @@ def measure(pair: str, arguments: Arguments) -> list[dict]:
     batch = Batch({MAIN: View(pixels, torch.arange(arguments.batch_size, device=device), labels)})
     prepare = Preprocess((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     fit = Fit(epochs=1000, batch_size=arguments.batch_size)
-    examples = Examples(OneBatch(batch), DataInfo(SAMPLES, arguments.batch_size, CLASSES), batch)
+    examples = Examples(OneBatch(batch), DataInfo(SAMPLES, arguments.batch_size, CLASSES, torch.arange(SAMPLES) % CLASSES), batch)
     teacher = source(teacher_net, batch, trained=False, preprocess=prepare, precision=precision)
     runs = {"student": plain_step(precision.place(students[0], device), prepare, batch, precision)}
     runs["teacher"] = plain_forward(teacher_net, prepare, batch, precision)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from potstill.functional import as_tuple, at_least_float32
 
 
 class ConvRegressor(nn.Module):
     """FitNet's regressor: convolution, batch norm, ReLU; the convolution is chosen by the ratio of heights.
 
     Twice the teacher's height: 3x3, stride 2. Half of it: transposed 4x4, stride 2. Otherwise a valid convolution
-    of size `1 + difference`, so the student's map must not be smaller.
+    of size `1 + difference`, so the student's map must not be smaller. `relu=False` leaves the ReLU out.
 
     Shapes: `[B, C_s, H_s, W_s] -> [B, C_t, H_t, W_t]`. Raises ValueError where none of the three fits.
     """
 
-    def __init__(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]):
+    def __init__(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], relu: bool = True):
         super().__init__()
         _, channels_in, height_in, width_in = _map_shape(student_shape, "student")
         _, channels_out, height_out, width_out = _map_shape(teacher_shape, "teacher")
@@ -33,10 +36,70 @@ class ConvRegressor(nn.Module):
                 "or half the size, or a student map that is not smaller; choose other taps"
             )
         self.bn = nn.BatchNorm2d(channels_out)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU() if relu else nn.Identity()
 
     def forward(self, value: Tensor) -> Tensor:
         return self.relu(self.bn(self.conv(value)))
+
+
+class Bottleneck(nn.Sequential):
+    """SimKD's and SemCKD's projector: 1x1, 3x3, 1x1 convolutions without bias, batch norm and ReLU between them.
+
+    `activated` ends it with batch norm and ReLU too. Shapes: `[B, C_s, H, W] -> [B, C_t, H, W]`.
+    """
+
+    def __init__(self, channels_in: int, hidden: int, channels_out: int, activated: bool):
+        layers: list[nn.Module] = []
+        for width_in, width_out, size in ((channels_in, hidden, 1), (hidden, hidden, 3), (hidden, channels_out, 1)):
+            layers += [nn.Conv2d(width_in, width_out, size, padding=size // 2, bias=False)]
+            layers += [nn.BatchNorm2d(width_out), nn.ReLU()]
+        super().__init__(*(layers if activated else layers[:-2]))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(next(self.parameters()).dtype))  # autocast casts it back
+
+
+def to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps `[B, C, H, W]` at the smaller height and the smaller width, by adaptive average pooling."""
+    size = min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
+    ours, theirs = (
+        value if value.shape[-2:] == size else F.adaptive_avg_pool2d(at_least_float32(value), size)
+        for value in (student, teacher)
+    )
+    return ours, theirs
+
+
+def check_maps(name: str, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> None:
+    """Raises ValueError, for the objective `name`, where a tap is no feature map `[B, C, H, W]`."""
+    for side, values in (("student", student), ("teacher", teacher)):
+        for value in values:
+            if value.ndim != 4:
+                raise ValueError(
+                    f"{name}: a {side} tap has shape {list(value.shape)}, expected feature maps [B, C, H, W]"
+                )
+
+
+def layer_shapes(
+    name: str, student: Tensor | tuple[Tensor, ...], teacher: Tensor | tuple[Tensor, ...]
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The shapes of both maps, layer by layer. Raises ValueError, for the objective `name`, where they are no pairs."""
+    students, teachers = as_tuple(student), as_tuple(teacher)
+    check_maps(name, students, teachers)
+    if len(students) != len(teachers):
+        raise ValueError(
+            f"{name}: the student gives {len(students)} maps and the teacher {len(teachers)}, expected pairs; name as "
+            "many taps on both sides, such as stage1,stage2"
+        )
+    return [(tuple(ours.shape), tuple(theirs.shape)) for ours, theirs in zip(students, teachers, strict=True)]
+
+
+def check_embeddings(name: str, *sides: Tensor | tuple[Tensor, ...]) -> None:
+    """Raises ValueError, for the objective `name`, where a side is not one embedding `[B, D]`."""
+    for value in sides:
+        if isinstance(value, tuple):
+            raise ValueError(f"{name}: an address names {len(value)} taps, expected one embedding [B, D]")
+        if value.ndim != 2:
+            raise ValueError(f"{name}: a tap has shape {list(value.shape)}, expected an embedding [B, D]")
 
 
 def _map_shape(shape: tuple[int, ...], side: str) -> tuple[int, ...]:

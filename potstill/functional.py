@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -36,3 +36,44 @@ def forward_kl(
 def mean_of_rest(value: Float[Tensor, "B ..."]) -> Float[Tensor, "B"]:
     """Mean over everything but the first dimension."""
     return value.flatten(1).mean(1)
+
+
+def as_tuple(side: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """One side of an objective that may read several taps: an address of one tap gives a bare tensor."""
+    return side if isinstance(side, tuple) else (side,)
+
+
+def same_classes(name: str, student: Tensor, teacher: Tensor, dim: int = -1) -> int:
+    """The number of classes of both answers. Raises ValueError, for the objective `name`, where they differ."""
+    if student.shape[dim] != teacher.shape[dim]:
+        raise ValueError(
+            f"{name}: the student answers with {student.shape[dim]} classes, the teacher with {teacher.shape[dim]}; "
+            "give the teacher's preprocessing a label_map"
+        )
+    return student.shape[dim]
+
+
+def attention_map(features: Float[Tensor, "B C H W"], power: int = 2) -> Float[Tensor, "B HW"]:
+    r"""Where a network looks: $vec(\frac{1}{C} \sum_c F_c^p)$ of each sample, L2-normalised."""
+    return F.normalize(at_least_float32(features).pow(power).mean(1).flatten(1), dim=1)
+
+
+def gram(rows: Float[Tensor, "B ..."]) -> Float[Tensor, "B B"]:
+    """Inner products of all rows with all rows."""
+    with full_precision(rows):
+        flat = at_least_float32(rows).flatten(1)
+        return flat @ flat.T
+
+
+def distances(inner: Float[Tensor, "B B"], floor: float = 1e-12) -> tuple[Float[Tensor, "B B"], Bool[Tensor, "B B"]]:
+    r"""Euclidean distances of all rows from all rows, given their inner products, and which rows are apart.
+
+    Rows that rounding cannot tell apart, or whose squared distance is below `floor`, are not: their distance is
+    $\sqrt{floor}$, of a row and itself 0, and the gradient is 0.
+    """
+    squares = inner.diagonal()
+    sums = squares[:, None] + squares
+    squared = sums - 2 * inner
+    apart = squared > (4 * torch.finfo(inner.dtype).eps * sums.detach()).clamp(min=floor)
+    distance = torch.where(apart, squared, floor).sqrt()
+    return distance * (1 - torch.eye(len(inner), dtype=inner.dtype, device=inner.device)), apart

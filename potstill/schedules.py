@@ -56,6 +56,23 @@ class Constant:
         return self.value
 
 
+@dataclass(frozen=True)
+class WarmUp:
+    """A weight that grows linearly over the first `epochs` epochs, constant within each, and then stays at `value`.
+
+    The default is DKD's and ReviewKD's: 1/20 in the first epoch, 20/20 in the twentieth.
+
+    >>> WarmUp(value=8.0)(Progress(step=0, epoch=4, total=1000))
+    2.0
+    """
+
+    epochs: int = 20
+    value: float = 1.0
+
+    def __call__(self, progress: Progress) -> float:
+        return self.value * min((progress.epoch + 1) / self.epochs, 1.0)
+
+
 def at(weight: float | Schedule, progress: Progress) -> float:
     """The value of a plain number or a schedule."""
     return float(weight) if isinstance(weight, int | float) else weight(progress)

@@ -61,19 +61,27 @@ class Network:
         return digest.hexdigest()[:16]
 
     def expand(self, taps: Sequence[str]) -> tuple[str, ...]:
-        """`stages` means every stage that the probe found."""
+        """`stages` means every stage that the probe found, `stages.pre` the same before activation."""
         found: list[str] = []
         for tap in taps:
-            found.extend(stages_of(self.names) if tap == "stages" else [tap])
+            if tap not in ("stages", "stages.pre"):
+                found.append(tap)
+                continue
+            suffix = tap.removeprefix("stages")
+            stages = stages_of(self.names)
+            if not stages:
+                raise ValueError(self._lacks(f"stage1{suffix}"))
+            found.extend(name + suffix for name in stages)
         return tuple(found)
 
     def taps(self, names: Sequence[str]) -> Taps:
         key = tuple(names)
         if key not in self._taps:
             for name in key:
-                if name not in self.names and (name in ("embedding", "last_map") or stages_of([name])):
+                usual = name in ("embedding", "last_map") or stages_of([name.removesuffix(".pre")])
+                if name not in self.names and usual:
                     raise ValueError(self._lacks(name))
-            self._taps[key] = Taps(self._module, {name: self.names.get(name, name) for name in key})
+            self._taps[key] = Taps(self._module, {name: self.names.get(name, name) for name in key}, also=self.names)
         return self._taps[key]
 
     def _lacks(self, name: str) -> str:

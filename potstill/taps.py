@@ -23,9 +23,10 @@ from potstill.types import Outputs
 class Taps:
     """Reads named activations during one forward call.
 
-    `names` maps what a tap is called to a module path; `also` are further names that a message may suggest. Raises ValueError, naming the tap and near matches, for a path
-    that does not exist; when called: for a tap that did not fire or fired more than once, that is no tensor, that was
-    changed in place afterwards, or, while gradients are on and the network is trained, that carries no gradient.
+    `names` maps what a tap is called to a module path; `also` are further names that a message may suggest. Raises
+    ValueError, naming the tap and near matches, for a path that does not exist; when called: for a tap that did not
+    fire or fired more than once, that is no tensor, that was changed in place afterwards, or, while gradients are on
+    and the network is trained, that carries no gradient.
     """
 
     def __init__(self, model: nn.Module, names: Mapping[str, str], also: Iterable[str] = ()):

@@ -44,7 +44,8 @@ class Case:
 
     def build(self, dtype=torch.float64, seed: int = 0) -> Objective:
         torch.manual_seed(seed)
-        data = DataInfo(samples=50, batch_size=self.rows, classes=self.classes)
+        labels = torch.arange(50) % self.classes
+        data = DataInfo(samples=50, batch_size=self.rows, classes=self.classes, labels=labels)
         student, teacher = self.sides(dtype)
         return OBJECTIVES[self.name].sized(student, teacher, data, self.modules, **self.options).to(dtype)
 
@@ -74,9 +75,24 @@ class Case:
 
 NO_PAPER = {"paper": "not a published distillation method"}
 
+OWN_KEY = {"gradcheck": "the batch's own keys in the queue get no gradient, as released; the golden pins gradients"}
+
+BY_BATCH_ORDER = {
+    "permuting_the_batch_permutes_the_units": "its perceptrons read a sample's similarities in the order of the batch"
+}
+OFD_OPTIONS = {"batch_norms": ("bn1", "bn2")}
+DETACHED = {"gradcheck": "the weight of a sample carries no gradient, as published; the golden pins the gradient"}
+BATCH_NORMS = {"bn1": nn.BatchNorm2d(4), "bn2": nn.BatchNorm2d(3)}
+
+NEIGHBOURS = {"permuting_the_batch_permutes_the_units": "only neighbouring rows are compared, as released"}
+
 CASES = [
     Case("ce", (7, 10), None, waive=NO_PAPER),
     Case("ce", (5, 3, 10), None, units=(5, 3), waive=NO_PAPER),
+    Case("crd", (7, 6), (7, 6), {"width": 4, "negatives": 20, "exclude": "self"}),
+    Case("crd", (7, 6), (7, 9), {"width": 4, "negatives": 20, "memory": "fifo", "order": "score_first"}),
+    Case("crd", (7, 6), (7, 9), {"width": 4, "negatives": 20, "memory": "fifo"}, waive=OWN_KEY),
+    Case("crd", (7, 6), (7, 9), {"width": 4, "negatives": 20}),
     Case("fitnet", (5, 3, 4, 4), (5, 6, 4, 4)),
     Case("fitnet", (5, 3, 8, 6), (5, 4, 4, 3)),
     Case("fitnet", (5, 3, 2, 2), (5, 4, 4, 4)),
@@ -84,4 +100,51 @@ CASES = [
     Case("icd", (7, 6), (7, 6), {"width": 4, "alpha": 0, "scale": "fixed"}),
     Case("kd", (7, 10), (7, 10)),
     Case("kd", (5, 3, 10), (5, 3, 10), {"temperature": 1}, units=(5, 3)),
+    Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20}),
+    Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20, "version": "2025"}),
+    Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20, "memory": "momentum"}),
+    Case("dkd", (7, 10), (7, 10)),
+    Case("dkd", (5, 3, 2), (5, 3, 2), {"temperature": 1}, units=(5, 3), classes=2),
+    Case("dist", (7, 10), (7, 10)),
+    Case("dist", (3, 5, 2, 4), (3, 5, 2, 4), {"temperature": 1}),
+    Case("ls_kd", (7, 10), (7, 10)),
+    Case("ls_dkd", (7, 10), (7, 10)),
+    Case("wsld", (7, 10), (7, 10), waive=DETACHED),
+    Case("wsld", (5, 3, 10), (5, 3, 10), {"hard": 1.0, "label_smoothing": 0.1}, units=(5, 3), waive=DETACHED),
+    Case("ega", (7, 6), (7, 6)),
+    Case("ega", (7, 6), (7, 9)),
+    Case("srrl", (7, 6), ((7, 9), (7, 10)), modules={"body": nn.Linear(6, 9), "fc": nn.Linear(9, 10)}),
+    Case("simkd", (5, 3, 4, 4), (5, 6, 4, 4)),
+    Case("simkd", (5, 3, 4, 6), (5, 4, 8, 3), {"factor": 4}),
+    Case("semckd", ((4, 2, 4, 4), (4, 3, 2, 2)), ((4, 2, 4, 3), (4, 3, 3, 2)), waive=BY_BATCH_ORDER),
+    Case("semckd", (4, 2, 4, 4), (4, 2, 2, 2), {"factor": 2, "temperature": 2.0}, waive=BY_BATCH_ORDER),
+    Case("afd", ((5, 2, 4, 4), (5, 3, 2, 2), (5, 3, 2, 1)), ((5, 4, 4, 3), (5, 3, 3, 2)), {"width": 4}),
+    Case("afd", (5, 2, 4, 4), (5, 3, 4, 4), {"width": 4}),
+    Case("ofd", ((5, 2, 4, 4), (5, 3, 2, 2)), ((5, 4, 4, 4), (5, 3, 4, 2)), OFD_OPTIONS, modules=BATCH_NORMS),
+    Case("reviewkd", ((5, 2, 8, 6), (5, 3, 4, 3), (5, 3)), ((5, 3, 4, 6), (5, 2, 4, 3), (5, 4))),
+    Case("reviewkd", ((5, 2, 4, 4), (5, 3, 2, 2)), ((5, 3, 4, 4), (5, 2, 2, 2)), {"hidden": 4}),
+    Case("at", ((5, 3, 4, 4), (5, 2, 3, 2)), ((5, 6, 2, 4), (5, 4, 5, 2))),
+    Case("at", (5, 3, 4, 4), (5, 6, 4, 4), {"p": 3}),
+    Case("sp", (7, 3, 4, 2), (7, 6, 2, 2)),
+    Case("sp", ((7, 3, 4), (7, 6)), ((7, 2, 4), (7, 9))),
+    Case("cc", (7, 6), (7, 9), {"width": 4}, waive=NEIGHBOURS),
+    Case("vid", ((5, 3, 4, 4), (5, 2, 3, 2)), ((5, 6, 2, 4), (5, 4, 5, 2))),
+    Case("vid", (5, 3, 4, 4), (5, 6, 4, 4), {"hidden": 2, "initial_variance": 1.0}),
+    Case("rkd", (7, 6), (7, 9)),
+    Case("rkd", (6, 3, 2, 2), (6, 4, 2), {"distance_weight": 1, "angle_weight": 0}),
+    Case("pkt", (7, 6), (7, 9)),
+    Case("pkt", (6, 3, 2, 2), (6, 4, 2), {"eps": 1e-5}),
+    Case("pkt_supervised", (7, 6), None, classes=3),
+    Case("nst", ((5, 3, 4, 4), (5, 2, 3, 2)), ((5, 6, 2, 4), (5, 4, 5, 2))),
+    Case("nst", (5, 9, 2, 2), (5, 8, 2, 2)),
+    Case("fsp", ((5, 3, 4, 4), (5, 2, 3, 2), (5, 3, 2, 4)), ((5, 3, 2, 4), (5, 2, 5, 2), (5, 3, 4, 4))),
+    Case("ab", ((5, 3, 4, 4), (5, 2, 3, 2)), ((5, 3, 4, 4), (5, 4, 3, 2))),
+    Case("ab", (5, 3, 4, 4), (5, 3, 4, 4), {"margin": 2.0}),
+    Case("ft", (5, 3, 4, 4), (5, 4, 2, 3)),
+    Case("ft", (5, 3, 4, 4), (5, 4, 4, 4), {"rate": 0.3, "p1": 1, "p2": 2}),
+    Case("ft_paraphraser", None, (5, 4, 3, 2)),
+    Case("itrd", (7, 6), (7, 9)),
+    Case("itrd", (7, 6), (7, 6), {"alpha": 1.01, "lambda_mutual": 1.0}),
+    Case("kdsvd", ((5, 6, 4, 4), (5, 9, 3, 2)), ((5, 6, 2, 4), (5, 9, 5, 2))),
+    Case("kdsvd", ((5, 4, 3, 2), (5, 3, 4, 4)), ((5, 4, 3, 2), (5, 3, 4, 4)), {"k": 2}),
 ]

@@ -12,7 +12,7 @@ from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
 # Here and not through pytest's plugin, whose option does not reach the workers of pytest -n.
-SHAPED = ("functional", "hashing", "models", "objectives")
+SHAPED = ("functional", "hashing", "memory", "models", "objectives")
 install_import_hook([f"potstill.{name}" for name in SHAPED], "shapes.only_shapes")
 
 

@@ -141,7 +141,7 @@ def test_right_side_gets_no_gradient(case):
 def test_gradcheck(case):
     objective = case.build()
     student, teacher = case.sides()
-    parameters = dict(objective.named_parameters())
+    parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     inputs = [leaf(x) for x in (*tensors(student), *parameters.values())]
     many = isinstance(student, tuple)
 
@@ -216,6 +216,8 @@ def test_term_is_the_mean_over_units(case):
         given = needed(objective, case)
         if "mask" in given and mask is not None:
             given["mask"] = mask
+        if "draw" in given:
+            given["draw"] = step.term.extras(step.batch, mask, START, seed=0)["draw"]
         losses = objective(step.student, step.teacher, **given)
         if losses.numel() == 1:
             continue

@@ -14,6 +14,8 @@ import pytest
 import torch
 from golden_adapters import ADAPTERS
 
+from potstill.types import Primes, Updates
+
 OWN = Path(__file__).parent / "goldens"
 FOLDER = Path(os.environ.get("POTSTILL_GOLDENS") or OWN)
 
@@ -40,25 +42,39 @@ class Golden:
     def __init__(self, file: Path, number: str):
         if file.stem not in ADAPTERS:
             pytest.skip(f"no such method yet: {file.stem}")
-        self.case, self.adapter = cases(file)[number], ADAPTERS[file.stem]
+        self.adapter = ADAPTERS[file.stem]
+        self.case = self.adapter.rewrite(cases(file)[number])
         self.meta, hyper = (json.loads(str(self.case[name])) for name in ("meta", "hyper"))
         self.inputs = {
             name: tensor.requires_grad_(tensor.is_floating_point()) for name, tensor in self.tensors("in.").items()
         }
         given = {**self.tensors("param."), **self.tensors("buffer.")}
-        self.objective = self.adapter.build(hyper, given).double()
+        inputs = {name: tensor.detach() for name, tensor in self.inputs.items()}
+        self.objective = self.adapter.build(hyper, {**inputs, **given}).double()
         self.without = [name.removeprefix("param.") for name in self.meta["nograd"] if name.startswith("param.")]
         self.load(given)
         extras = {name: self.inputs[theirs] for name, theirs in self.adapter.extras.items()}
-        losses = self.objective(self.side(self.adapter.student), self.side(self.adapter.teacher), **extras)
-        self.loss = losses.mean()
+        sides = self.side(self.adapter.student), self.side(self.adapter.teacher)
+        if isinstance(self.objective, Primes):
+            with torch.no_grad():
+                self.objective.prime(*sides, **extras)
+        self.loss = self.objective(*sides, **extras).mean()
+        self.loss.backward()
+        if isinstance(self.objective, Updates):
+            with torch.no_grad():
+                self.objective.update(*sides, **extras)
 
     def tensors(self, prefix: str) -> dict[str, torch.Tensor]:
         return {
             k.removeprefix(prefix): torch.from_numpy(v.copy()) for k, v in self.case.items() if k.startswith(prefix)
         }
 
-    def side(self, name: str):
+    def side(self, name: str | tuple[str, ...] | None):
+        if name is None:
+            return None
+        if isinstance(name, tuple):
+            sides = [self.side(one) for one in name]
+            return tuple(one for side in sides for one in (side if isinstance(side, tuple) else (side,)))
         if name in self.inputs:
             return self.inputs[name]
         count = sum(key.startswith(f"{name}.") for key in self.inputs)
@@ -67,12 +83,15 @@ class Golden:
     def load(self, given: dict[str, torch.Tensor]) -> None:
         """The reference's numbers into our tensors: none of ours may be left over, none of theirs unused."""
         state, unused = self.objective.state_dict(), []
+        frozen = {name: value for name, value in self.objective.named_buffers() if name not in state}
         missing = {name for name in state if not name.endswith("num_batches_tracked")}
         for theirs, value in given.items():
             ours = self.adapter.ours(theirs)
             if ours in state:
                 missing.discard(ours)
                 state[ours] = value.reshape(state[ours].shape)
+            elif ours in frozen:  # a part of the teacher that we hold, and the reference differentiates
+                frozen[ours].copy_(value).requires_grad_()
             elif theirs not in self.without:
                 unused.append(theirs)
         assert not missing, f"the golden file gives no {missing}"
@@ -98,8 +117,7 @@ def test_golden(file, number):
         changed = f"out.buffer.{name}"
         golden.compare(buffers[golden.adapter.ours(name)], changed if changed in golden.case else f"buffer.{name}")
 
-    golden.loss.backward()
-    parameters = dict(golden.objective.named_parameters())
+    parameters = {**buffers, **dict(golden.objective.named_parameters())}
     compared = 0
     for key in golden.case:
         if not key.startswith("grad.") or not (golden.meta["grads_finite"] or np.isfinite(golden.case[key]).all()):

@@ -95,7 +95,7 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, **kw: int) -> nn
     Linear(in_features=64, out_features=100, bias=True)
     >>> build("resnet9", num_classes=100)
     Traceback (most recent call last):
-    ValueError: unknown model 'resnet9': did you mean 'resnet8' or 'resnet56' or 'resnet44'?
+    ValueError: unknown model 'resnet9': did you mean 'resnet8' or 'resnet56' or 'ResNet50'?
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}: {did_you_mean(name, MODELS)}")

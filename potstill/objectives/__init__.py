@@ -1,16 +1,104 @@
 """Every objective, by the name that method strings use. One method, one file."""
 
+from potstill.objectives.ab import AB
+from potstill.objectives.afd import AFD
+from potstill.objectives.at import AT
+from potstill.objectives.cc import CC
+from potstill.objectives.crd import CRD
 from potstill.objectives.cross_entropy import CrossEntropy
+from potstill.objectives.dist import DIST
+from potstill.objectives.dkd import DKD
+from potstill.objectives.ega import EGA
 from potstill.objectives.fitnet import FitNet
+from potstill.objectives.fsp import FSP
+from potstill.objectives.ft import FT, FTParaphraser
 from potstill.objectives.icd import ICD
+from potstill.objectives.itrd import ITRD
 from potstill.objectives.kd import KD
+from potstill.objectives.kdsvd import KDSVD
+from potstill.objectives.nst import NST
+from potstill.objectives.ofd import OFD
+from potstill.objectives.pkt import PKT, PKTSupervised
+from potstill.objectives.reviewkd import ReviewKD
+from potstill.objectives.rkd import RKD
+from potstill.objectives.rrd import RRD
+from potstill.objectives.semckd import SemCKD
+from potstill.objectives.simkd import SimKD
+from potstill.objectives.sp import SP
+from potstill.objectives.srrl import SRRL
+from potstill.objectives.standardised import LSDKD, LSKD, Standardised
+from potstill.objectives.vid import VID
+from potstill.objectives.wsld import WSLD
 from potstill.types import Objective
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "ab": AB,
+    "afd": AFD,
+    "at": AT,
+    "cc": CC,
     "ce": CrossEntropy,
+    "crd": CRD,
+    "dist": DIST,
+    "dkd": DKD,
+    "ega": EGA,
     "fitnet": FitNet,
+    "fsp": FSP,
+    "ft": FT,
+    "ft_paraphraser": FTParaphraser,
     "icd": ICD,
+    "itrd": ITRD,
     "kd": KD,
+    "kdsvd": KDSVD,
+    "ls_dkd": LSDKD,
+    "ls_kd": LSKD,
+    "nst": NST,
+    "ofd": OFD,
+    "pkt": PKT,
+    "pkt_supervised": PKTSupervised,
+    "reviewkd": ReviewKD,
+    "rkd": RKD,
+    "rrd": RRD,
+    "semckd": SemCKD,
+    "simkd": SimKD,
+    "sp": SP,
+    "srrl": SRRL,
+    "vid": VID,
+    "wsld": WSLD,
 }
 
-__all__ = ["ICD", "KD", "OBJECTIVES", "CrossEntropy", "FitNet"]
+__all__ = [
+    "AB",
+    "AFD",
+    "AT",
+    "CC",
+    "CRD",
+    "DIST",
+    "DKD",
+    "EGA",
+    "FSP",
+    "FT",
+    "ICD",
+    "ITRD",
+    "KD",
+    "KDSVD",
+    "LSDKD",
+    "LSKD",
+    "NST",
+    "OBJECTIVES",
+    "OFD",
+    "PKT",
+    "RKD",
+    "RRD",
+    "SP",
+    "SRRL",
+    "VID",
+    "WSLD",
+    "CrossEntropy",
+    "FTParaphraser",
+    "FitNet",
+    "PKTSupervised",
+    "ReviewKD",
+    "SemCKD",
+    "SimKD",
+    "Standardised",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from potstill.functional import forward_kl
+from potstill.functional import forward_kl, same_classes
 from potstill.types import Objective
 
 
@@ -36,11 +36,7 @@ class KD(Objective):
 
     @classmethod
     def sized(cls, student, teacher, data, modules, **kw):
-        if student.shape[-1] != teacher.shape[-1]:
-            raise ValueError(
-                f"kd: the student answers with {student.shape[-1]} classes, the teacher with {teacher.shape[-1]}; "
-                "give the teacher's preprocessing a label_map"
-            )
+        same_classes("kd", student, teacher)
         return cls(**kw)
 
     def forward(self, student: Float[Tensor, "*B K"], teacher: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:

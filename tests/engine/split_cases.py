@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from engine_kit import (
     FIT,
+    SAMPLES,
     Differences,
     Distance,
     Drawn,
@@ -28,18 +29,20 @@ from split_formulas import (
     differences,
     masked_icd,
     plain_ce,
+    plain_crd,
     plain_drawn,
     plain_gram,
     plain_icd,
     plain_kd,
     plain_normalised,
     plain_queue,
+    plain_rrd,
     scores,
     tokens,
 )
 from torch import Tensor
 
-from potstill.objectives import ICD, KD, CrossEntropy
+from potstill.objectives import CRD, ICD, KD, RRD, CrossEntropy
 from potstill.tasks.classify import Classify
 from potstill.terms import Spec, Term
 from potstill.types import Batch, Progress
@@ -67,7 +70,15 @@ def frozen_head() -> list[Term]:
     return [Term(icd), Term(queue)]
 
 
+def contrast() -> list[Term]:
+    """All samples but one are of one class."""
+    torch.manual_seed(5)
+    labels = torch.arange(SAMPLES) == SAMPLES - 1
+    return [Term(CRD(5, 7, SAMPLES, labels, width=4, negatives=6, temperature=0.5))]
+
+
 SMALL = Spec.of(ICD, width=4)
+RELATIONS = Spec.of(RRD, width=4, size=20, version="2025", tau_s=0.5, tau_t=0.2)
 
 
 @dataclass
@@ -95,6 +106,8 @@ CASES = {
     ),
     "prime": Case(lambda: [Term(Normalised)], lambda s: [plain_normalised(s)]),
     "draw": Case(lambda: [Term(Drawn)], lambda s: [plain_drawn(s)]),
+    "rrd": Case(lambda: [Term(RELATIONS)], lambda s: [plain_rrd(s)]),
+    "crd": Case(contrast, lambda s: [plain_crd(s)]),
     "tokens": Case(
         lambda: [Term(CrossEntropy), Term(KD, weight=0.5), Term(Distance, weight=0.25)],
         tokens,

@@ -94,6 +94,55 @@ def plain_queue(scene: Scene, which: int = 0) -> Tensor:
     return mean(losses)
 
 
+def on_sphere(rows: Tensor) -> list[Tensor]:
+    return [row / row.norm() for row in rows]
+
+
+def plain_rrd(scene: Scene) -> Tensor:
+    """Relations to a queue that the whole batch has just entered."""
+    student, _, teacher, _ = scene.both()
+    rrd = scene.objectives[0]
+    keys = scene.memory.setdefault("queue.keys", list(rrd.queue.keys.clone()))
+    place = int(scene.memory.setdefault("queue.pointer", torch.zeros(1, dtype=torch.int64)))
+    own = on_sphere(rrd.teacher_head(teacher).detach())
+    for number, key in enumerate(own):
+        keys[(place + number) % len(keys)] = key
+    scene.memory["queue.pointer"] = torch.tensor([(place + len(own)) % len(keys)])
+    losses = []
+    for u, v in zip(on_sphere(rrd.student_head(student)), own, strict=True):
+        ours, theirs = (torch.stack([side @ key for key in keys]) for side in (u, v))
+        losses.append(-((theirs / rrd.tau_t).softmax(0) * (ours / rrd.tau_s).softmax(0).log()).sum())
+    return mean(losses)
+
+
+def plain_crd(scene: Scene) -> Tensor:
+    """Eq. 18 where the only sample of another class is the last one, so that it is every negative."""
+    student, _, teacher, _ = scene.both()
+    crd, index = scene.objectives[0], scene.batch.main.index.tolist()
+    banks = [scene.memory.setdefault(f"banks.{s}", list(getattr(crd.banks, s).clone())) for s in ("teacher", "student")]
+    embeddings = [on_sphere(crd.student_head(student)), on_sphere(crd.teacher_head(teacher))]
+    count, samples = crd.others.count, len(banks[0])
+    scores = [
+        [
+            [(e @ bank[j] / crd.banks.temperature).exp() for j in (i, samples - 1)]
+            for e, i in zip(es, index, strict=True)
+        ]
+        for es, bank in zip(embeddings, banks, strict=True)
+    ]
+    if "banks.normalizer" not in scene.memory:
+        means = [samples * mean([s for own, other in side for s in (own, *[other] * count)]) for side in scores]
+        scene.memory["banks.normalizer"] = torch.stack(means).detach()
+    losses, noise = [], count / samples
+    for side, z in zip(scores, scene.memory["banks.normalizer"], strict=True):
+        for own, other in side:
+            positive = (own / z) / (own / z + noise + 1e-7)
+            losses.append(-positive.log() - count * (noise / (other / z + noise + 1e-7)).log())
+    for bank, es in zip(banks, reversed(embeddings), strict=True):  # the teacher's bank holds teacher's embeddings
+        for i, e in zip(index, es, strict=True):
+            bank[i] = on_sphere((bank[i] / 2 + e / 2)[None])[0].detach()
+    return 2 * mean(losses)
+
+
 def plain_normalised(scene: Scene) -> Tensor:
     student, _, teacher, _ = scene.both()
     if "unit" not in scene.memory:

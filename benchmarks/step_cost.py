@@ -1,9 +1,9 @@
 """What a distillation step costs, as a ratio to its floor: one plain student step plus one teacher forward.
 
 The floor is a hand-written loop without Potstill. Everything is measured in one process, interleaved, so that a noisy
-machine disturbs all alike; the ratio is taken within each round, and the median and quartiles of the rounds are shown. On the
-CPU it is the process's own time that counts (one thread), on a GPU the wall clock around a synchronised step.
-`extra_mib` is the peak of memory allocated during a step minus the larger of the floor's two parts.
+machine disturbs all alike; the ratio is taken within each round, and the median and quartiles of the rounds are
+shown. On the CPU it is the process's own time that counts (one thread), on a GPU the wall clock around a synchronised
+step. `extra_mib` is the peak of memory allocated during a step minus the larger of the floor's two parts.
 
     OMP_NUM_THREADS=1 python benchmarks/step_cost.py --json step_cost.json
 """
@@ -71,7 +71,8 @@ def main(arguments: Arguments) -> None:
     print(f"{'pair':24} {'method':10} {'ratio':>6}  {'quartiles':>13}  {'extra MiB':>9}")
     for row in rows:
         low, high = row["quartiles"]
-        print(f"{row['pair']:24} {row['method']:10} {row['ratio']:6.3f}  {low:6.3f} {high:6.3f}  {row['extra_mib']:9.1f}")
+        measured = f"{row['ratio']:6.3f}  {low:6.3f} {high:6.3f}  {row['extra_mib']:9.1f}"
+        print(f"{row['pair']:24} {row['method']:10} {measured}")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
@@ -89,7 +90,8 @@ def measure(pair: str, arguments: Arguments) -> list[dict]:
     batch = Batch({MAIN: View(pixels, torch.arange(arguments.batch_size, device=device), labels)})
     prepare = Preprocess((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     fit = Fit(epochs=1000, batch_size=arguments.batch_size)
-    examples = Examples(OneBatch(batch), DataInfo(SAMPLES, arguments.batch_size, CLASSES, torch.arange(SAMPLES) % CLASSES), batch)
+    info = DataInfo(SAMPLES, arguments.batch_size, CLASSES, torch.arange(SAMPLES) % CLASSES)
+    examples = Examples(OneBatch(batch), info, batch)
     teacher = source(teacher_net, batch, trained=False, preprocess=prepare, precision=precision)
     runs = {"student": plain_step(precision.place(students[0], device), prepare, batch, precision)}
     runs["teacher"] = plain_forward(teacher_net, prepare, batch, precision)

@@ -50,6 +50,10 @@ class Queue(nn.Module):
         """The keys as they will be once `new` is in the queue, without a gradient to `new`."""
         return self.keys.index_copy(0, *self._places(new))
 
+    def scored(self, new: Float[Tensor, "B D"], order: str) -> Float[Tensor, "Q D"]:
+        """The keys that `new` is compared with: its own are among them where the order is "enqueue_first"."""
+        return self.after(new) if order == "enqueue_first" else self.keys
+
     def enqueue(self, new: Float[Tensor, "B D"]) -> None:
         self.keys.index_copy_(0, *self._places(new))
         self.pointer.add_(len(new)).remainder_(len(self.keys))
@@ -151,12 +155,18 @@ class OtherSamples(nn.Module):
         _, kind, size = labels.cpu().unique(return_inverse=True, return_counts=True)
         if len(size) < 2:
             raise ValueError(f"{name}: all {samples} training samples are alike, so there are no negatives")
-        self.count = count
+        self.name, self.count = name, count
         # Functions of the data, not of training: made anew instead of saved.
         self.register_buffer("order", kind.argsort(stable=True).repeat(2), persistent=False)
         self.register_buffer("kind", kind, persistent=False)
         self.register_buffer("first", size.cumsum(0) - size, persistent=False)
         self.register_buffer("size", size, persistent=False)
+
+    def rows(self, index: Tensor | None, draw: Tensor | None, negatives: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Rows of the banks: the own, and the negatives, drawn unless they are given."""
+        if index is None or (draw is None and negatives is None):
+            raise ValueError(f"{self.name}: a memory by sample needs index, and draw or negatives")
+        return index, self(index, draw) if negatives is None else negatives
 
     def forward(self, index: Int64[Tensor, "B"], draw: Int64[Tensor, "B"]) -> Int64[Tensor, "B K"]:
         kind = self.kind[index]

@@ -108,6 +108,11 @@ def test_impossible_options(options):
         crd(**{"memory": "fifo", **options})
 
 
+def test_a_bank_needs_the_index():
+    with pytest.raises(ValueError, match="needs index, and draw or negatives"):
+        crd()(*sides(), index=torch.arange(5))
+
+
 def test_a_map_is_no_embedding():
     with pytest.raises(ValueError, match="crd: a tap has shape"):
         CRD.sized(torch.randn(5, 6, 4, 4), torch.randn(5, 9), DataInfo(40, 5, 4, LABELS), {})

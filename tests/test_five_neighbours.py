@@ -2,7 +2,7 @@
 
 CRD: a memory bank, `update`, `prime`, drawn negatives. SimKD: a projector and the teacher's classifier become part of
 the student. CKD: comparisons from a teacher that may be called only so often. ONE: a branched student that teaches
-itself. SKD: student and teacher make the batch together. No formulas: the losses are placeholders, the plumbing is real.
+itself. SKD: student and teacher make the batch together. The losses are placeholders; the plumbing is real.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ class Given:
         self.indexed = first[1]
         self.batch_size = len(first[0])
         self.labels = labels_of(loader)
-        self.samples = len(cast(Sized, loader.dataset)) if isinstance(loader, DataLoader) else self.steps * self.batch_size
+        known = isinstance(loader, DataLoader)
+        self.samples = len(cast(Sized, loader.dataset)) if known else self.steps * self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         position = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -113,16 +113,17 @@ class CRD(Objective):
         with full_precision(student):
             u, v = self._embeddings(student, teacher)
             if self.queue is not None:
-                return self._info_nce(u, v)
-            negatives = self.others(index, draw) if negatives is None else negatives
-            return sum(self._nce(log_p) for log_p in self.banks.log_probabilities(u, v, index, negatives))
+                return self._info_nce(u, v, self.queue.scored(v, self.order))
+            rows = self.others.rows(index, draw, negatives)
+            by_student, by_teacher = self.banks.log_probabilities(u, v, *rows)
+            return self._nce(by_student) + self._nce(by_teacher)
 
     def prime(self, student, teacher, *, index=None, draw=None, negatives=None):
         if self.queue is None:
-            negatives = self.others(index, draw) if negatives is None else negatives
-            self.banks.prime(*self._embeddings(student, teacher), index, negatives)
+            rows = self.others.rows(index, draw, negatives)
+            self.banks.prime(*self._embeddings(student, teacher), *rows)
 
-    def update(self, student, teacher, *, index=None, draw=None, negatives=None):
+    def update(self, student, teacher, *, index: Any = None, draw=None, negatives=None):
         u, v = self._embeddings(student, teacher)
         self.banks.update(u, v, index) if self.queue is None else self.queue.enqueue(v)
 
@@ -136,7 +137,6 @@ class CRD(Objective):
         # log((P + noise + eps) / noise), of which float32 keeps the many small ones.
         return (log_ratio.exp() + EPS / noise).log1p().sum(1) - log_ratio[:, 0]
 
-    def _info_nce(self, u: Tensor, v: Tensor) -> Tensor:
-        keys = self.queue.after(v) if self.order == "enqueue_first" else self.queue.keys
+    def _info_nce(self, u: Tensor, v: Tensor, keys: Tensor) -> Tensor:
         logits = torch.cat([(u * v).sum(1, keepdim=True), u @ keys.T], 1) / self.temperature
         return -F.log_softmax(logits, dim=1)[:, 0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -121,20 +121,20 @@ class RRD(Objective):
         with full_precision(student):
             u, v = self._embeddings(student, teacher)
             if self.queue is None:
-                negatives = self.others(index, draw) if negatives is None else negatives
-                ours, theirs = (p.exp() for p in self.banks.log_probabilities(u, v, index, negatives))
+                rows = self.others.rows(index, draw, negatives)
+                ours, theirs = (p.exp() for p in self.banks.log_probabilities(u, v, *rows))
             else:
-                keys = self.queue.after(v) if self.order == "enqueue_first" else self.queue.keys
+                keys = self.queue.scored(v, self.order)
                 ours, theirs = u @ keys.T, v @ keys.T
             target = F.softmax(theirs / self.tau_t, dim=1)
             return -(target * F.log_softmax(ours / self.tau_s, dim=1)).sum(1)
 
     def prime(self, student, teacher, *, index=None, draw=None, negatives=None):
         if self.queue is None:
-            negatives = self.others(index, draw) if negatives is None else negatives
-            self.banks.prime(*self._embeddings(student, teacher), index, negatives)
+            rows = self.others.rows(index, draw, negatives)
+            self.banks.prime(*self._embeddings(student, teacher), *rows)
 
-    def update(self, student, teacher, *, index=None, draw=None, negatives=None):
+    def update(self, student, teacher, *, index: Any = None, draw=None, negatives=None):
         u, v = self._embeddings(student, teacher)
         self.banks.update(u, v, index) if self.queue is None else self.queue.enqueue(v)
 

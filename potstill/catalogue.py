@@ -29,7 +29,7 @@ def methods() -> list[dict[str, Any]]:
 
     rows = [{"method": "student", "stands for": "ce:1", "relates": "-", "matches": "-", "paper": "the lone student"}]
     for name, kind in OBJECTIVES.items():
-        if kind.paper:
+        if kind.paper and kind.part_of is None:
             rows.append(
                 {
                     "method": name,

@@ -92,6 +92,12 @@ def _part(whole: str, part: str) -> tuple[str, dict, float | None]:
         raise ValueError(
             f"method {whole!r}: unknown objective {name!r}; {did_you_mean(name, [LONE_STUDENT, *OBJECTIVES])}"
         )
+    part_of = OBJECTIVES[name].part_of
+    if part_of is not None:
+        raise ValueError(
+            f"method {whole!r}: {name!r} is a formula and no method by itself ({part_of}), and what surrounds it is not "
+            "there yet; from Python, potstill.Term takes the formula alone"
+        )
     return name, _options(whole, name, match["options"]), _weight(whole, match["weight"])
 
 

@@ -76,6 +76,8 @@ class Objective(nn.Module):
     """Left and right address; None where the loss has one side only."""
     paper_terms: ClassVar[str | None] = None
     """What the bare method name stands for, e.g. `ce:0.1+kd:0.9`; None: `ce:1` in front of it."""
+    part_of: ClassVar[str | None] = None
+    """For a formula that is no method by itself: what it is a part of. A method string refuses it."""
     paper: ClassVar[str] = ""
     """Authors, title, venue, year, arXiv id."""
 

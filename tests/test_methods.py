@@ -53,9 +53,13 @@ def test_terms_of_a_method():
     assert not parse("ce:2").needs_teacher
 
 
-def test_every_objective_is_a_method():
-    for name in OBJECTIVES:
-        assert any(term.label == name for term in parse(name).terms)
+def test_every_objective_is_a_method_or_says_what_it_is_a_part_of():
+    for name, kind in OBJECTIVES.items():
+        if kind.part_of is None:
+            assert any(term.label == name for term in parse(name).terms)
+        else:
+            with pytest.raises(ValueError, match=f"{name!r} is a formula and no method by itself"):
+                parse(f"kd+{name}")
 
 
 def test_describe_terms_written_in_python():

@@ -33,6 +33,7 @@ class AB(Objective):
     zero_at_match = False
     batch_statistics = True
     default_taps = ("stages.pre", "stages.pre")
+    part_of = "stage one of two: the student's features first, then its labels"
     paper = (
         "Heo, Lee, Yun, Choi: Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons. "
         "AAAI 2019. arXiv:1811.03233"

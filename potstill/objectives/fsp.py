@@ -36,6 +36,7 @@ class FSP(Objective):
 
     default_weight = 50.0
     default_taps = ("stem,stages", "stem,stages")
+    part_of = "stage one of two: the student's features first, then its labels"
     paper = (
         "Yim, Joo, Bae, Kim: A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer "
         "Learning. CVPR 2017."

@@ -36,6 +36,7 @@ class FT(Objective):
     batch_statistics = True
     default_weight = 200.0
     default_taps = ("last_map", "last_map")
+    part_of = "stage two of two: its paraphraser is trained on the teacher first"
     paper = (
         "Kim, Park, Kwak: Paraphrasing Complex Network: Network Compression via Factor Transfer. NeurIPS 2018. "
         "arXiv:1802.04977"
@@ -80,6 +81,7 @@ class FTParaphraser(Objective):
 
     zero_at_match = False
     default_taps = (None, "last_map")
+    part_of = "stage one of two: it trains the paraphraser"
     paper = FT.paper
 
     def __init__(self, teacher_channels: int, rate: float = 0.5):

@@ -30,6 +30,7 @@ class SimKD(Objective):
     zero_at_match = False
     batch_statistics = True
     default_taps = ("last_map", "last_map")
+    part_of = "a student that ends in its projector and the teacher's classifier"
     paper = (
         "Chen, Mei, Zhang, Wang, Feng, Chen: Knowledge Distillation with the Reused Teacher Classifier. CVPR 2022. "
         "arXiv:2203.14001"

@@ -12,7 +12,7 @@ from potstill import Fit, parse
 from potstill.cell import Examples, choose_precision, source
 from potstill.data.foreign import Ordered
 from potstill.models import build
-from potstill.precision import CHOICES, Precision, choose
+from potstill.precision import CHOICES, Precision, choose, fastest
 from potstill.tasks.classify import Classify
 from potstill.types import MAIN, Batch, DataInfo, View
 
@@ -61,10 +61,9 @@ def test_the_fastest_is_taken(fast):
 
 
 def test_a_small_gain_is_not_worth_it():
-    def step(precision):
-        return lambda: time.sleep(0.0205 if precision == Precision() else 0.020)
-
-    assert choose(step, torch.device("cpu"), rounds=3).precision == Precision()
+    bf16 = Precision(bf16=True)
+    assert fastest({Precision(): 20.5, bf16: 20.0}) == Precision()
+    assert fastest({Precision(): 25.0, bf16: 20.0}) == bf16
 
 
 @pytest.mark.parametrize("method", ["icd+kd", "student"])

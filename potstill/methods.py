@@ -19,6 +19,8 @@ from potstill.terms import Spec, Term
 
 LONE_STUDENT = "student"
 CONTROLS = ("shuffled",)
+SIZED = ("samples", "labels")
+"""Arguments that come from the data (like those without a default), not from a method string."""
 _PART = re.compile(r"^(?P<name>\w+)(?:\((?P<options>[^()]*)\))?(?::(?P<weight>[^:]+))?$")
 
 
@@ -117,7 +119,7 @@ def _options(whole: str, name: str, text: str | None) -> dict:
     known = [
         p.name
         for p in inspect.signature(OBJECTIVES[name]).parameters.values()
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and not p.name.startswith(("student", "teacher"))
+        if p.default is not p.empty and p.name not in SIZED
     ]
     options = {}
     for pair in filter(None, (text or "").split(",")):

@@ -42,7 +42,7 @@ class Arguments:
 
     pairs: tuple[str, ...] = PAIRS[:1]
     """teacher:student, names of the zoo."""
-    methods: tuple[str, ...] = (*(name for name in OBJECTIVES if name != "ce"), "icd+kd")
+    methods: tuple[str, ...] = (*(n for n, kind in OBJECTIVES.items() if kind.paper and not kind.part_of), "icd+kd")
     """Method strings."""
     batch_size: int = 64
     rounds: int = 15
@@ -96,7 +96,12 @@ def measure(pair: str, arguments: Arguments) -> list[dict]:
     runs = {"student": plain_step(precision.place(students[0], device), prepare, batch, precision)}
     runs["teacher"] = plain_forward(teacher_net, prepare, batch, precision)
     for method, student in zip(arguments.methods, students[1:], strict=True):
-        engine = assemble(student, teacher, parse(method).terms, examples, fit, preprocess=prepare, precision=precision)
+        terms = parse(method).terms
+        try:
+            engine = assemble(student, teacher, terms, examples, fit, preprocess=prepare, precision=precision)
+        except ValueError as error:
+            print(f"{pair} {method}: does not apply ({error})")
+            continue
         engine.begin()
         runs[method] = lambda engine=engine: engine.train_on(batch)
     for run in runs.values():
@@ -114,7 +119,7 @@ def measure(pair: str, arguments: Arguments) -> list[dict]:
     peaks = {name: peak_mib(run, device) for name, run in runs.items()}
     floor = max(peaks["student"], peaks["teacher"])
     rows = []
-    for method in arguments.methods:
+    for method in (name for name in arguments.methods if name in runs):
         rounds = zip(times[method], times["student"], times["teacher"], strict=True)
         ratios = [step / (student + forward) for step, student, forward in rounds]
         low, _, high = quantiles(ratios, n=4)

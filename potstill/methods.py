@@ -97,8 +97,8 @@ def _part(whole: str, part: str) -> tuple[str, dict, float | None]:
     part_of = OBJECTIVES[name].part_of
     if part_of is not None:
         raise ValueError(
-            f"method {whole!r}: {name!r} is a formula and no method by itself ({part_of}), and what surrounds it is not "
-            "there yet; from Python, potstill.Term takes the formula alone"
+            f"method {whole!r}: {name!r} is a formula and no method by itself ({part_of}), and what surrounds it is "
+            "not there yet; from Python, potstill.Term takes the formula alone"
         )
     return name, _options(whole, name, match["options"]), _weight(whole, match["weight"])
 

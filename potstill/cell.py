@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,9 @@ def source(
     """A live network with the taps that one probe finds; the network is left bit-identical."""
     device = batch.main.index.device
     precision.place(module, device)
-    blank = Network(module, trained=trained, preprocess=preprocess, precision=precision)
+    # The label map makes another tensor of the answer, in which the Linear that made it would not be recognised.
+    unmapped = None if preprocess is None else replace(preprocess, label_map=None)
+    blank = Network(module, trained=trained, preprocess=unmapped, precision=precision)
     try:
         found = probe(module, lambda: blank(Classify(), batch, MAIN, ()).output)
     except BaseException as error:
@@ -55,6 +57,7 @@ def source(
                 f"{batch.main.input.dtype}: {error}"
             ) from error
         raise
+    blank.preprocess = preprocess
     return blank.with_names(found.names)
 
 

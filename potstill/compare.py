@@ -205,7 +205,9 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     values = runs.describe(recipe, options.seed, options.source)
     if rank() == 0:
         runs.check(options.out, values, options.resume)
-    train, valid = (images.to(options.device) for images in load(recipe.data, quiet=talk.quiet))
+    found = load(recipe.data, quiet=talk.quiet)
+    values["data"] = {role: images.digest for role, images in zip(("train", "valid"), found, strict=True)}
+    train, valid = (images.to(options.device) for images in found)
     setting = Setting(recipe, options.device, train, valid)
     counts = f"{len(train):,} training and {len(valid):,} validation images, {len(train.classes)} classes"
     talk.say(f"data: {train.name}, {counts}")

@@ -26,8 +26,8 @@ RECIPE, PRECISION, SUMMARY = "recipe.json", "precision.json", "summary.json"
 def check(out: Path, values: dict[str, Any], resume: bool) -> bool:
     """Whether `out` holds this very run already, to be gone on with.
 
-    Raises ValueError when it holds another run (unless `resume`, and then when the recipes differ, naming where), or
-    anything that is not a run.
+    Raises ValueError when it holds another run (unless `resume`, and then when the recipes differ, naming where, or
+    the data), or anything that is not a run.
     """
     recorded = out / RECIPE
     if out.exists() and not out.is_dir():
@@ -35,11 +35,17 @@ def check(out: Path, values: dict[str, Any], resume: bool) -> bool:
     if recorded.exists():
         if not resume:
             raise ValueError(f"{out} holds another run; continue it with --resume, or choose another --out")
-        different = _differences(_recipe(recorded), _plain(values["recipe"]))
+        before = _recorded(recorded)
+        different = _differences(before["recipe"], _plain(values["recipe"]))
         if different:
             raise ValueError(
                 f"{out} was made by another recipe and cannot be resumed with this one; they differ in "
                 + "; ".join(different[:5])
+            )
+        if "data" in before and before["data"] != values.get("data", before["data"]):
+            raise ValueError(
+                f"{out} was begun with other images or labels; what they gave and what these give do not belong in "
+                "one table: bring the data back as it was, or choose another --out"
             )
         return True
     if out.exists() and any(out.iterdir()):
@@ -148,9 +154,10 @@ def _cpu() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def _recipe(path: Path) -> dict[str, Any]:
+def _recorded(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())["recipe"]
+        found = json.loads(path.read_text())
+        return {**found, "recipe": found["recipe"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read as the recipe of a run ({error}); choose another --out") from None
 

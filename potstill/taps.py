@@ -198,11 +198,18 @@ def untouched(model: nn.Module):
 
 @contextmanager
 def kept_buffers(model: nn.Module):
-    """Buffers (running statistics of batch norm) are afterwards what they were before."""
-    saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    """Buffers (running statistics of batch norm) are afterwards what they were, changed in place or replaced."""
+    places = [(module, name) for module in model.modules() for name in module._buffers]
+    saved = [
+        (module, name, buffer, None if buffer is None else buffer.clone())
+        for module, name in places
+        for buffer in [module._buffers[name]]
+    ]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, value in saved:
-                buffer.copy_(value)
+            for module, name, buffer, value in saved:
+                module._buffers[name] = buffer
+                if buffer is not None and value is not None:
+                    buffer.copy_(value)

@@ -5,6 +5,7 @@ Letters in shapes: N images, C channels, H height, W width.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -85,6 +86,14 @@ class Images:
     def std(self) -> tuple[float, ...]:
         """Population standard deviation of each channel, in [0, 1]."""
         return self._statistics[1]
+
+    @property
+    def digest(self) -> str:
+        """A hash of pixels and labels themselves, which a copy of the files keeps."""
+        digest = hashlib.blake2b(repr((tuple(self.images.shape), self.classes)).encode(), digest_size=8)
+        for part in (*self.images.split(4096), self.labels):
+            digest.update(part.cpu().contiguous().numpy())
+        return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> Images:
         """The same images on another device; itself where they already lie there."""

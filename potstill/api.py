@@ -61,8 +61,9 @@ def distill(
     is found by one probe, or named by module path in `method` (a list of `Term`s).
 
     Args:
-        data: training data: `potstill.data.Images` (taken as they are, not augmented), a pair of tensors `(inputs, labels)`, a map-style `Dataset` of
-            `(input, label)`, or a loader that yields `(input, label)` batches.
+        data: training data: `potstill.data.Images` (taken as they are, not augmented), a pair of tensors
+            `(inputs, labels)`, a map-style `Dataset` of `(input, label)`, or a loader that yields `(input, label)`
+            batches.
         valid: validation data in any of these forms. Without it nothing is evaluated, and the teacher is looked at
             on training data.
         method: e.g. `"icd+kd"`, `"kd"`, `"icd:1.0+kd:0.5"`, or terms, e.g.

@@ -199,12 +199,8 @@ def untouched(model: nn.Module):
 @contextmanager
 def kept_buffers(model: nn.Module):
     """Buffers (running statistics of batch norm) are afterwards what they were, changed in place or replaced."""
-    places = [(module, name) for module in model.modules() for name in module._buffers]
-    saved = [
-        (module, name, buffer, None if buffer is None else buffer.clone())
-        for module, name in places
-        for buffer in [module._buffers[name]]
-    ]
+    places = [(module, *item) for module in model.modules() for item in module._buffers.items()]
+    saved = [(*place, None if place[2] is None else place[2].clone()) for place in places]
     try:
         yield
     finally:

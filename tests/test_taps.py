@@ -232,8 +232,9 @@ def test_probe_leaves_no_trace(make, training, x):
         torch.testing.assert_close(found.output, model.eval()(x))  # no dropout, no statistics of this batch
 
 
-def test_probe_hides_random_numbers_and_updates_of_the_network(x):
-    """Even a network that draws in evaluation mode and moves a buffer."""
+@pytest.mark.parametrize("replaces", [False, True])
+def test_probe_hides_random_numbers_and_updates_of_the_network(x, replaces):
+    """Even a network that draws in evaluation mode and moves a buffer, in place or by another tensor."""
 
     class Noisy(Cnn):
         def __init__(self):
@@ -241,7 +242,10 @@ def test_probe_hides_random_numbers_and_updates_of_the_network(x):
             self.register_buffer("calls", torch.zeros(1))
 
         def forward(self, x):
-            self.calls += 1
+            if replaces:
+                self.calls = self.calls + 1
+            else:
+                self.calls += 1
             return super().forward(x + torch.rand_like(x))
 
     model = Noisy()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from potstill import runs
 from potstill.precision import Choice, Precision
@@ -86,3 +87,21 @@ def test_where_a_number_comes_from():
     assert found["torch"]
     assert found["cpu"]
     assert found["python"].startswith("3.")
+
+
+def test_other_data_is_not_resumed(shell, tmp_path):
+    """Rows that saw other images, or another split of them, do not belong in one table."""
+    for number in range(24):
+        folder = tmp_path / "photos" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 10 * number).save(folder / f"{number}.png")
+    small = ("--student", "small_cnn", "--teacher", "small_cnn", "--fit.batch-size", "4", "--precision", "float32")
+    words = ("distill", "--data.root", "photos", "--smoke", *small, "--out", "run")
+    assert shell(*words)[0] == 0
+    for path in tmp_path.glob("photos/*/*.png"):
+        path.touch()
+    assert shell(*words, "--resume")[0] == 0
+    Image.new("L", (8, 8), 255).save(tmp_path / "photos" / "a" / "new.png")
+    status, _, err = shell(*words, "--resume")
+    assert status == 1
+    assert "run was begun with other images or labels" in err

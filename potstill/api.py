@@ -157,13 +157,15 @@ def distill(
         student.load_state_dict(engine.student.state_dict())
     lay_out(student, torch.contiguous_format)
     if folder is not None:
-        card = {
+        card: dict[str, Any] = {
             "model": {"class": _name(student)},
             "preprocess": student_preprocess.describe() if student_preprocess else None,
             "method": plan.name,
             "expansion": plan.expansion,
             "seed": seed,
         }
+        if isinstance(data, Images):
+            card |= {"classes": list(data.classes), "channels": data.channels, "size": list(data.size)}
         save_student(folder, student, card)
         if final is not None:
             _report(folder, plan, teacher, student, looked, final, done, seed)

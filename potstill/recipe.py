@@ -92,6 +92,10 @@ class Network:
     """Standard deviation that its inputs are normalised with."""
     size: int | None = None
     """Resize its inputs to this many pixels a side."""
+    outputs: int | None = None
+    """How many classes it answers with, where these are not the classes of the data."""
+    label_map: tuple[int, ...] | None = None
+    """For each class of the data, which of its outputs means it."""
 
 
 @dataclass(frozen=True)

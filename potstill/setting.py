@@ -45,7 +45,7 @@ class Setting:
         options = {k: v for k, v in (("width", spec.width), ("depth", spec.depth)) if v is not None}
         return {
             "name": spec.name,
-            "num_classes": len(self.train.classes),
+            "num_classes": spec.outputs or len(self.train.classes),
             "in_channels": self.train.channels,
             **options,
         }
@@ -55,7 +55,8 @@ class Setting:
         if (spec.mean is None) != (spec.std is None):
             raise ValueError(f"network {spec.name!r}: give both mean and std, or neither")
         own = Preprocess.of(self.train)
-        return replace(own, mean=spec.mean or own.mean, std=spec.std or own.std, size=spec.size)
+        mean, std = spec.mean or own.mean, spec.std or own.std
+        return replace(own, mean=mean, std=std, size=spec.size, label_map=spec.label_map)
 
     def teacher(self, module: nn.Module, precision: Precision | None = None) -> Source:
         probe = next(iter(batches(self.train, 4, self.device)))

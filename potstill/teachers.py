@@ -51,8 +51,8 @@ def examine(
     found = task.evaluate(teacher, valid())
     if not found.finite:
         raise ValueError(
-            f"the teacher returns NaN or infinity on the {what} data; check its weights, its preprocessing and "
-            "its precision"
+            f"the teacher returns NaN or infinity on the {what} data; check the data, its weights, its "
+            "preprocessing and its precision"
         )
     chance = 100 / classes
     talk.say(f"teacher: {found.top1:.2f} % on the {what} data (chance is {chance:.2f} %)")
@@ -130,7 +130,8 @@ def classes_of(
             raise ValueError(f"the {role} answers with shape {list(answer.shape)}, expected logits [B, K]")
         if not answer.isfinite().all():
             raise ValueError(
-                f"the {role} returns NaN or infinity on the first batch; check its weights and its preprocessing"
+                f"the {role} returns NaN or infinity on the first batch; check the data, its weights and its "
+                "preprocessing"
             )
         found[role] = answer.shape[1]
     (first, classes), *others = found.items()

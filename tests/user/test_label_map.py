@@ -1,11 +1,14 @@
 """A teacher with outputs of its own order and preprocessing of its own teaches a student that has neither."""
 
+import json
+
 import torch
 from networks import PlainCNN, bars
 from torch import nn
 
 import potstill
 from potstill import Fit, Preprocess
+from potstill.models import build
 
 
 class Elsewhere(nn.Module):
@@ -33,3 +36,28 @@ def test_a_method_of_embeddings_with_a_label_map(teacher, capsys):
     assert student(bars(4)[0]).shape == (4, 3)
     said = capsys.readouterr().err
     assert float(said.split("teacher: ")[1].split(" %")[0]) > 80
+
+
+def test_a_teacher_of_other_classes_on_the_command_line(shell):
+    """Twelve outputs, of which the recipe names the ten that mean the digits."""
+    torch.manual_seed(0)
+    teacher = build("small_cnn", num_classes=12, in_channels=1, width=16)
+    torch.save(teacher.state_dict(), "twelve.pth")
+    words = [
+        "distill",
+        "small.py",
+        "--teacher.checkpoint",
+        "twelve.pth",
+        "--out",
+        "run",
+        "--quiet",
+        "--precision",
+        "float32",
+    ]
+    outputs = ["--teacher.outputs", "12", "--teacher.label-map", *map(str, range(11, 1, -1))]
+    status, _, errors = shell(*words)
+    assert status == 1
+    assert "12 classes" in errors
+    assert shell(*words, *outputs)[0] == 0
+    with open("run/recipe.json") as file:
+        assert json.load(file)["recipe"]["teacher"]["label_map"] == list(range(11, 1, -1))

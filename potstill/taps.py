@@ -49,15 +49,13 @@ class Taps:
 
     def __call__(self, forward: Callable[[], Tensor]) -> Outputs:
         seen: dict[str, list[tuple[Tensor, int]]] = {name: [] for name in self.points}
-        modules = dict(self.model.named_modules()) if self.points else {}
         handles = []
         try:
             for name, (path, of_input) in self.points.items():
                 record = _recorder(name, path, of_input, seen[name])
-                if of_input:
-                    handles.append(modules[path].register_forward_pre_hook(record))
-                else:
-                    handles.append(modules[path].register_forward_hook(record))
+                module = self.model.get_submodule(path)
+                hook = module.register_forward_pre_hook if of_input else module.register_forward_hook
+                handles.append(hook(record))
             output = forward()
         finally:
             for handle in handles:

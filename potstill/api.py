@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from potstill import checkpoint, runs
-from potstill.cell import Examples, assemble, choose_precision, final_evaluation, source
+from potstill.cell import Examples, adapted, choose_precision, final_evaluation, source, train_stages
 from potstill.console import Talk
 from potstill.data import Images, Preprocess, Resident, batches
 from potstill.data.foreign import Given, Ordered, check_labels, in_order, labels_of
 from potstill.engine import Result
 from potstill.evaluation.summary import Cell, summarise
-from potstill.methods import Method, describe, parse
-from potstill.precision import lay_out
+from potstill.methods import Method, parse
+from potstill.precision import Precision, lay_out
 from potstill.ranks import start
 from potstill.recipe import Fit
 from potstill.report.page import write_report
 from potstill.setting import unused
 from potstill.sources import Network
-from potstill.student import save_student
+from potstill.student import adaptation, save_student
 from potstill.tasks.classify import Classify, Evaluation
 from potstill.teachers import check_modules, classes_of, examine
 from potstill.terms import Term
@@ -58,7 +58,8 @@ def distill(
     """Train `student` in place with what `teacher` knows, and return it in evaluation mode.
 
     The two networks may be any modules that return logits `[B, K]`; nothing in them is edited. Where to look in them
-    is found by one probe, or named by module path in `method` (a list of `Term`s).
+    is found by one probe, or named by module path in `method` (a list of `Term`s). A method whose student is another
+    network at inference too (`simkd`) returns that network, with `student` inside.
 
     Args:
         data: training data: `potstill.data.Images` (taken as they are, not augmented), a pair of tensors
@@ -114,6 +115,8 @@ def distill(
         values = {"recipe": {**names, "method": plan.expansion, "fit": asdict(fit), "seed": seed}}
         claimed = runs.claim(folder, {**values, "environment": runs.environment()}, resume)
     with claimed:
+        if plan.adapting:
+            student = _adapted(student, teacher, plan, examples, student_preprocess, teacher_preprocess, seed)
         arithmetic, why = runs.settle_precision(
             folder,
             precision,
@@ -127,27 +130,27 @@ def distill(
                 teacher_preprocess,
             ),
         )
-        talk.say(f"method {plan.name}: {plan.expansion}; precision: {why}")
+        talk.say(f"method {plan.name}: {plan.plan}; precision: {why}")
         guide = source(teacher, examples.probe, trained=False, preprocess=teacher_preprocess, precision=arithmetic)
         try:
             looked = _look(guide, examples, classes, talk)
             answers = None if examples.valid is None else looked.predictions
-            with talk.bars(1) as begin:
-                engine = assemble(
+            with talk.bars(len(plan.stages)) as begin:
+                engine, done = train_stages(
                     student,
                     guide if plan.needs_teacher else None,
-                    plan.terms,
-                    examples,
+                    plan,
+                    lambda _: examples,
                     fit,
-                    control=plan.control,
+                    begin=begin,
+                    label=plan.name,
+                    resume=resume,
                     seed=seed,
                     preprocess=student_preprocess,
                     precision=arithmetic,
                     reference=answers,
                     folder=folder,
                 )
-                engine.on_step = begin(plan.name, engine.total)
-                done = engine.run(resume=resume)
         finally:
             guide.close()
     final = None if examples.valid is None else final_evaluation(engine, examples, answers)
@@ -163,6 +166,7 @@ def distill(
             "method": plan.name,
             "expansion": plan.expansion,
             "seed": seed,
+            **adaptation(student),
         }
         if isinstance(data, Images):
             card |= {"classes": list(data.classes), "channels": data.channels, "size": list(data.size)}
@@ -178,7 +182,24 @@ def _plan(method: str | Sequence[Term]) -> Method:
     terms = tuple(method)
     if not terms or not all(isinstance(term, Term) for term in terms):
         raise ValueError(f"method must be a string such as 'icd+kd' or a list of potstill.Term, got {method!r}")
-    return Method("custom", terms, describe(terms))
+    return Method.of("custom", terms)
+
+
+def _adapted(
+    student: nn.Module,
+    teacher: nn.Module,
+    plan: Method,
+    examples: Examples,
+    student_preprocess: Preprocess | None,
+    teacher_preprocess: Preprocess | None,
+    seed: int,
+) -> nn.Module:
+    """The network that the method trains, on the student's device."""
+    guide = source(teacher, examples.probe, trained=False, preprocess=teacher_preprocess, precision=Precision())
+    try:
+        return adapted(student, guide, plan, examples, seed=seed, preprocess=student_preprocess)
+    finally:
+        guide.close()
 
 
 def _look(guide: Network, examples: Examples, classes: int, talk: Talk) -> Evaluation:

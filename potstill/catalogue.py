@@ -1,4 +1,4 @@
-"""What there is: methods, models, data and recipes, read from the code itself."""
+"""What there is: models, data and recipes, read from the code itself. Methods are in `methods_index`."""
 
 from __future__ import annotations
 
@@ -20,26 +20,6 @@ DATA = {
     "tiny_imagenet": "Tiny ImageNet, 64x64 colour, 200 classes; hub or --data.root",
     "--data.root DIR": "your own: a folder of class folders, Parquet, or a CSV of paths and labels",
 }
-
-
-def methods() -> list[dict[str, Any]]:
-    """One row per objective, from its class fields."""
-    from potstill.methods import parse
-    from potstill.objectives import OBJECTIVES
-
-    rows = [{"method": "student", "stands for": "ce:1", "relates": "-", "matches": "-", "paper": "the lone student"}]
-    for name, kind in OBJECTIVES.items():
-        if kind.paper and kind.part_of is None:
-            rows.append(
-                {
-                    "method": name,
-                    "stands for": parse(name).expansion,
-                    "relates": {"unit": "each sample", "batch": "samples of the batch"}[kind.scope],
-                    "matches": " with ".join(str(tap) for tap in kind.default_taps),
-                    "paper": kind.paper,
-                }
-            )
-    return rows
 
 
 def models() -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from potstill.data.preprocess import Preprocess
-from potstill.engine import Engine, Loader
+from potstill.engine import Engine, Loader, Result
+from potstill.hashing import hash_int
+from potstill.methods import Method
 from potstill.precision import Choice, Precision, choose
 from potstill.recipe import Fit
 from potstill.sources import Network, Shuffled
-from potstill.taps import probe
+from potstill.taps import probe, untouched
 from potstill.tasks.classify import Classify, Evaluation
-from potstill.terms import Term
-from potstill.types import MAIN, Batch, DataInfo, LiveSource, Progress, Source
-from potstill.wiring import wire
+from potstill.terms import Spec, Term
+from potstill.types import MAIN, Batch, DataInfo, LiveSource, Outputs, Progress, Source
+from potstill.wiring import Weights, wire
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def source(
         found = probe(module, lambda: blank(Classify(), batch, MAIN, ()).output)
     except BaseException as error:
         blank.close()
-        if isinstance(error, RuntimeError | TypeError | IndexError):
+        if isinstance(error, RuntimeError | TypeError | IndexError | AssertionError):
             raise ValueError(
                 f"{type(module).__name__} cannot run on an input of shape {list(batch.main.input.shape)} and dtype "
                 f"{batch.main.input.dtype}: {error}"
@@ -75,8 +78,14 @@ def assemble(
     reference: Tensor | None = None,
     folder: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    handed: Mapping[str, Weights] | None = None,
+    evaluated: bool = True,
 ) -> Engine:
-    """Sources, wired terms and an engine for one student."""
+    """Sources, wired terms and an engine for one student and one stage.
+
+    `handed` holds the objectives' weights of earlier stages by term name; without it a term's `init` waits for the
+    real run.
+    """
     task = Classify()
     sources: dict[str, Source] = {
         "student": source(
@@ -87,7 +96,7 @@ def assemble(
         raise ValueError(f"the control {control!r} pairs samples that run at once; fit.micro_batch must be at least 2")
     if teacher is not None:
         sources["teacher"] = Shuffled(teacher) if control == "shuffled" else teacher
-    wired = wire(terms, sources, task, examples.probe, examples.info, seed)
+    wired = wire(terms, sources, task, examples.probe, examples.info, seed, handed)
 
     def evaluate(student: LiveSource) -> dict[str, Any]:
         found = task.evaluate(student, examples.held(), reference)
@@ -102,10 +111,76 @@ def assemble(
         fit=fit,
         seed=seed,
         device=examples.probe.main.index.device,
-        evaluate=evaluate if examples.valid is not None else None,
+        evaluate=evaluate if evaluated and examples.valid is not None else None,
         folder=folder,
         on_step=on_step,
     )
+
+
+def adapted(
+    student: nn.Module,
+    teacher: Network | None,
+    method: Method,
+    examples: Examples,
+    *,
+    seed: int = 0,
+    preprocess: Preprocess | None = None,
+) -> nn.Module:
+    """The network that a method trains: the student, or what an objective of it builds around the student."""
+
+    def listen(source: Source, taps: Sequence[str]) -> Outputs:
+        with untouched(source.module) if source.module is not None else nullcontext(), torch.no_grad():
+            return source(Classify(), examples.probe, MAIN, taps)
+
+    if teacher is None:
+        return student
+    for term in method.adapting:
+        options = dict(term.objective.kwargs) if isinstance(term.objective, Spec) else {}
+        guided = source(student, examples.probe, trained=True, preprocess=preprocess, precision=Precision())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(hash_int(seed, "adapt", term.label))
+            student = term.kind.adapt(guided, teacher, listen, **options) or student
+    return student
+
+
+def train_stages(
+    student: nn.Module,
+    teacher: Network | None,
+    method: Method,
+    examples: Callable[[Fit], Examples],
+    fit: Fit,
+    *,
+    begin: Callable[[str, int], Callable[[Progress], None]],
+    label: str,
+    resume: bool = False,
+    folder: Path | None = None,
+    **kw: Any,
+) -> tuple[Engine, Result]:
+    """All stages of a method, one after the other, on one student; what an earlier one learns is handed on.
+
+    An earlier stage has a folder of its own in the cell's. A finished one is not run again by a resumed run.
+    """
+    handed: dict[str, Weights] = {}
+    total = Result()
+    for stage in method.stages:
+        part, asked = folder / stage.name if folder else None, stage.fit(fit)
+        engine = assemble(
+            student,
+            teacher,
+            stage.terms,
+            examples(asked),
+            asked,
+            control=method.control,
+            folder=part,
+            handed=handed,
+            evaluated=not stage.name,
+            **kw,
+        )
+        engine.on_step = begin(f"{label} ({stage.name})" if stage.name else label, engine.total)
+        done = engine.run(resume=resume)
+        handed |= {term.name: term.objective.state_dict() for term in engine.system.wired}
+        total = Result(done.history, total.seconds + done.seconds, total.waited + done.waited)
+    return engine, total
 
 
 def final_evaluation(engine: Engine, examples: Examples, reference: Tensor | None) -> Evaluation:

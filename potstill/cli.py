@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -18,12 +18,16 @@ from potstill import catalogue, runs
 from potstill.errors import did_you_mean
 from potstill.recipe import Recipe
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 USAGE = """\
 usage: potstill COMMAND [...]
 
 commands:
   distill [RECIPE] [--leaf value ...]   train a teacher and its students, print one table, write a report
   list {methods,models,data,recipes}    what there is
+  list methods --for TEACHER STUDENT    which methods two networks allow, and what they add
   report RUN                            write report.html of a run folder again
 
 Try it now:      potstill distill                      (handwritten digits, about a minute on a laptop)
@@ -72,6 +76,14 @@ class ListWhat:
 
     what: Annotated[Literal["methods", "models", "data", "recipes"], tyro.conf.Positional]
     """What to list."""
+    pair: Annotated[tuple[str, str] | None, tyro.conf.arg(name="for", metavar="TEACHER STUDENT")] = None
+    """Two models: which methods apply to them, what they add, and why others do not apply."""
+    size: int = 32
+    """With --for: pixels a side of the images."""
+    classes: int = 100
+    """With --for: classes of the data."""
+    channels: int = 3
+    """With --for: colour channels of the images."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON."""
 
@@ -183,34 +195,45 @@ def _stopped(arguments: list[str], out: Path) -> str:
 
 
 def _show(summary: dict[str, Any], out: Path, common: Common) -> None:
-    from rich.console import Console
-
     from potstill.report.tables import comparison_table
 
     if common.json:
         sys.stdout.write(json.dumps({key: summary[key] for key in ANSWER}) + "\n")
     elif not common.quiet:
-        console = Console()
-        console = console if console.is_terminal else Console(width=WIDE)
+        console = _console()
         console.print(comparison_table(summary, width=console.width))
         console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDE)
+
+
 def _list(arguments: list[str]) -> int:
+    from potstill import methods_index
+    from potstill.pairs import Pair
+    from potstill.report import listing
+
     given = tyro.cli(ListWhat, args=arguments, prog="potstill list")
-    rows = getattr(catalogue, given.what)()
+    shape = {name: getattr(given, name) for name in ("size", "classes", "channels")}
+    if given.pair is None and shape != {name: getattr(ListWhat, name) for name in shape}:
+        raise ValueError(f"{', '.join(f'--{name}' for name in shape)} belong to: list methods --for TEACHER STUDENT")
+    if given.pair is not None and given.what != "methods":
+        raise ValueError(f"--for asks which methods two networks allow: list methods --for, not list {given.what}")
+    console = _console()
+    if given.what == "methods":
+        rows, counted = methods_index.look(Pair(*given.pair, **shape) if given.pair else None)
+        table = listing.methods(rows, counted, console.width)
+    else:
+        rows = getattr(catalogue, given.what)()
+        table = listing.listing(given.what, rows, console.width)
     if given.json:
         sys.stdout.write(json.dumps(rows) + "\n")
-        return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"potstill {given.what}", title_justify="left", box=None, pad_edge=False)
-    for column in rows[0] if rows else ():
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
-    Console().print(table)
+    else:
+        console.print(table)
     return 0
 
 

@@ -22,20 +22,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from potstill import checkpoint, runs
-from potstill.cell import assemble, final_evaluation
+from potstill.cell import final_evaluation, train_stages
 from potstill.console import Talk
 from potstill.data import Images, Preprocess, load
-from potstill.errors import did_you_mean
 from potstill.evaluation.summary import Cell, summarise
 from potstill.methods import Method, parse
-from potstill.models import MODELS, load_weights
+from potstill.models import check_name, described, load_weights
 from potstill.precision import Precision
 from potstill.ranks import rank, wait
 from potstill.recipe import Fit, Network, Recipe
 from potstill.report.page import write_report
 from potstill.setting import Setting, without_effect
 from potstill.sources import Network as Source
-from potstill.student import CARD, WEIGHTS, save_student
+from potstill.student import CARD, WEIGHTS, adaptation, save_student
 from potstill.tasks.classify import Classify, Evaluation
 from potstill.teachers import examine
 from potstill.types import Progress
@@ -78,8 +77,8 @@ class Comparison:
         spec, folder, seed = self.setting.recipe.teacher, self.options.out / "teacher", self.options.seed
         module = self.setting.network(spec, "teacher", seed)
         self.card = {"model": spec.name, "parameters": runs.parameters(module), "seconds": 0.0}
-        if spec.checkpoint is not None:
-            self.card["checkpoint"] = str(spec.checkpoint)
+        if spec.taught:
+            self.card["checkpoint"] = str(spec.checkpoint or spec.name)
         elif (folder / RESULT).exists():
             load_weights(module, folder / WEIGHTS)
             self.card["seconds"] = json.loads((folder / RESULT).read_text())["seconds"]
@@ -104,7 +103,7 @@ class Comparison:
         if (folder / RESULT).exists():
             return Cell(**json.loads((folder / RESULT).read_text())["cell"])
         spec, fit = self.setting.recipe.student, self.setting.recipe.fit
-        module = self.setting.network(spec, "student", seed)
+        module = self.setting.student(method, seed, self.teacher)
         result, found = self.train(module, spec, method, fit, seed, folder, f"{method.name} seed {seed}")
         cell = Cell(
             method=method.name,
@@ -131,29 +130,28 @@ class Comparison:
         self, module: nn.Module, spec: Network, method: Method, fit: Fit, seed: int, folder: Path, label: str
     ) -> tuple[dict[str, Any], Evaluation]:
         """Train one network to the end and save it."""
-        examples = self.setting.examples(fit, seed)
-        engine = assemble(
+        engine, done = train_stages(
             module,
             self.teacher if method.needs_teacher else None,
-            method.terms,
-            examples,
+            method,
+            lambda fit: self.setting.examples(fit, seed),
             fit,
-            control=method.control,
+            begin=self.begin,
+            label=label,
+            resume=self.options.resume,
             seed=seed,
             preprocess=self.setting.preprocess(spec),
             precision=self.precision,
             reference=self.answers,
             folder=folder,
         )
-        engine.on_step = self.begin(label, engine.total)
-        done = engine.run(resume=self.options.resume)
-        found = final_evaluation(engine, examples, self.answers)
+        found = final_evaluation(engine, self.setting.examples(fit, seed), self.answers)
         best = max(row["top1"] for row in done.history if "top1" in row)
         result = {"top1": found.top1, "best_top1": best, "seconds": done.seconds, "waited": done.waited}
         if rank() == 0:
             train = self.setting.train
             card = {
-                "model": self.setting.architecture(spec),
+                "model": described(module, self.setting.architecture(spec)),
                 "classes": list(train.classes),
                 "channels": train.channels,
                 "size": list(train.size),
@@ -163,6 +161,7 @@ class Comparison:
                 "expansion": method.expansion,
                 "seed": seed,
                 "top1": found.top1,
+                **adaptation(engine.student),
             }
             save_student(folder, engine.student, card)
         return result, found
@@ -226,9 +225,9 @@ def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[
     )
     talk.say(f"precision: {why}")
     for method in methods:
-        talk.say(f"method {method.name}: {method.expansion}" + (" (shuffled teacher)" if method.control else ""))
+        talk.say(f"method {method.name}: {method.plan}")
     cells = [(method, seed) for seed in range(options.seed, options.seed + recipe.seeds) for method in methods]
-    with talk.bars(len(cells) + 1) as begin:
+    with talk.bars(1 + sum(len(method.stages) for method, _ in cells)) as begin:
         comparison = Comparison(setting, options, methods, precision, begin)
         comparison.learn_teacher()
         done = [comparison.cell(method, seed) for method, seed in cells]
@@ -242,8 +241,7 @@ def _notes(setting: Setting) -> list[str]:
 def _check_names(methods: list[Method], recipe: Recipe) -> None:
     """What can be told wrong before any data is read."""
     for spec in (recipe.teacher, recipe.student):
-        if spec.name not in MODELS:
-            raise ValueError(f"unknown model {spec.name!r}; {did_you_mean(spec.name, MODELS)}")
+        check_name(spec.name)
     if recipe.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {recipe.seeds}")
     names = [method.name for method in methods]

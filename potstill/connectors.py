@@ -76,6 +76,12 @@ def check_maps(name: str, student: tuple[Tensor, ...], teacher: tuple[Tensor, ..
             if value.ndim != 4:
                 raise ValueError(
                     f"{name}: a {side} tap has shape {list(value.shape)}, expected feature maps [B, C, H, W]"
+                    + (
+                        "; tokens are read as maps by the usual taps (stages, stage1, last_map), and with .map behind "
+                        "a module's path"
+                        if value.ndim == 3
+                        else ""
+                    )
                 )
 
 

@@ -1,8 +1,9 @@
 """Method strings: `"icd+kd"`, `"icd:1.0+kd:0.5"`, `"icd(alpha=0)"`, `"icd~shuffled"`.
 
 A bare method name stands for its paper's terms (`kd` is `ce:0.1+kd:0.9`); a composition puts `ce:1` in front unless
-`ce` is written; `student` is the lone student, `ce:1`. `~shuffled` replaces the teacher by a control that answers about
-another sample.
+`ce` is written; `student` is the lone student, `ce:1`. Every term takes `warm_up`, the fraction of the run over which
+its weight grows: `dkd` is `ce:1+dkd(warm_up=0.08333):1`. `~shuffled` replaces the teacher by a control that answers
+about another sample.
 """
 
 from __future__ import annotations
@@ -11,31 +12,61 @@ import ast
 import inspect
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from potstill.errors import did_you_mean
 from potstill.objectives import OBJECTIVES
+from potstill.schedules import WarmUp
+from potstill.stages import Stage, stages_of
 from potstill.terms import Spec, Term
+from potstill.types import Objective
 
 LONE_STUDENT = "student"
 CONTROLS = ("shuffled",)
 SIZED = ("samples", "labels")
 """Arguments that come from the data (like those without a default), not from a method string."""
+WARM_UP = "warm_up"
+"""The one option that every term takes: over which fraction of the run its weight grows."""
 _PART = re.compile(r"^(?P<name>\w+)(?:\((?P<options>[^()]*)\))?(?::(?P<weight>[^:]+))?$")
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method string, expanded. `expansion` is what is printed."""
+    """A method string, expanded. `expansion` is the same with every default written out."""
 
     name: str
-    terms: tuple[Term, ...]
+    stages: tuple[Stage, ...]
     expansion: str
     control: str | None = None
 
+    @classmethod
+    def of(cls, name: str, terms: Sequence[Term], control: str | None = None) -> Method:
+        """From terms; those of methods that have several stages become stages."""
+        return cls(name, stages_of(terms), describe(terms), control)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms of the main stage."""
+        return self.stages[-1].terms
+
+    @property
+    def adapting(self) -> tuple[Term, ...]:
+        """Terms whose student is another network at inference too."""
+        own = Objective.adapt.__func__
+        return tuple(term for term in self.terms if term.kind.adapt.__func__ is not own)
+
     @property
     def needs_teacher(self) -> bool:
-        return any(right is not None and right.source == "teacher" for _, right in (t.addresses for t in self.terms))
+        sides = [term.addresses[1] for stage in self.stages for term in stage.terms]
+        return any(side is not None and side.source == "teacher" for side in sides)
+
+    @property
+    def plan(self) -> str:
+        """What is done, in words: the expansion, stage by stage."""
+        *first, main = self.stages
+        parts = [f"{describe(stage.terms)} for {stage.share:.3g} of the epochs first, then " for stage in first]
+        return "".join(parts) + describe(main.terms) + (f" ({self.control} teacher)" if self.control else "")
 
 
 def parse(text: str) -> Method:
@@ -53,32 +84,47 @@ def parse(text: str) -> Method:
     if tilde and control not in CONTROLS:
         raise ValueError(f"method {text!r}: unknown control {control!r}; {did_you_mean(control, CONTROLS)}")
     parts = [_part(text, part) for part in formula.split("+")] if formula != LONE_STUDENT else []
-    if len(parts) == 1 and parts[0][2] is None:
+    bare = len(parts) == 1 and parts[0][2] is None
+    written = OBJECTIVES[parts[0][0]].paper_terms if bare else None
+    if written is not None:
         own, options, _ = parts[0]
-        written = OBJECTIVES[own].paper_terms
-        if written is not None:
-            parts = [_part(text, part) for part in written.split("+")]
-            parts = [(n, options if n == own else o, w) for n, o, w in parts]
-    if not any(part_name == "ce" for part_name, _, _ in parts):
+        parts = [_part(text, part) for part in written.split("+")]
+        parts = [(n, options if n == own else o, w) for n, o, w in parts]
+    elif not any(part_name == "ce" for part_name, _, _ in parts):
         parts.insert(0, ("ce", {}, 1.0))
-    weighted = [(n, o, OBJECTIVES[n].default_weight if w is None else w) for n, o, w in parts]
-    terms = tuple(Term(Spec.of(OBJECTIVES[n], **o), weight=w, name=n) for n, o, w in weighted)
-    method = Method(name, terms, "+".join(_written(*part) for part in weighted), control or None)
+    method = Method.of(name, [_term(*part) for part in parts], control or None)
     if method.control and not method.needs_teacher:
         raise ValueError(f"method {text!r}: no term of it has a teacher, so {control!r} would change nothing")
     return method
 
 
-def describe(terms: tuple[Term, ...]) -> str:
-    """The expansion of terms written in Python."""
-    return "+".join(
-        _written(t.label, dict(t.objective.kwargs) if isinstance(t.objective, Spec) else {}, t.weight) for t in terms
-    )
+def describe(terms: Sequence[Term]) -> str:
+    """Terms as a method string, every weight written."""
+    return "+".join(_written(term) for term in terms)
 
 
-def _written(name: str, options: dict, weight) -> str:
+def _written(term: Term) -> str:
+    options = dict(term.objective.kwargs) if isinstance(term.objective, Spec) else {}
+    weight = term.weight
+    if isinstance(weight, WarmUp):
+        options, weight = {**options, WARM_UP: _rounded(weight.share)}, weight.value
+    elif term.kind.warm_up:
+        options[WARM_UP] = 0
     shown = f"({','.join(f'{k}={v!r}' for k, v in options.items())})" if options else ""
-    return f"{name}{shown}:{weight:g}" if isinstance(weight, int | float) else f"{name}{shown}:{weight}"
+    return f"{term.label}{shown}:{weight:g}" if isinstance(weight, int | float) else f"{term.label}{shown}:{weight}"
+
+
+def _term(name: str, options: dict, weight: float | None) -> Term:
+    kind, options = OBJECTIVES[name], dict(options)
+    value = kind.default_weight if weight is None else weight
+    share = options.pop(WARM_UP, _rounded(kind.warm_up))
+    if not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise ValueError(f"method {name!r}: {WARM_UP} is a fraction of the run, between 0 and 1, got {share!r}")
+    return Term(Spec.of(kind, **options), weight=WarmUp(share, value) if share else value, name=name)
+
+
+def _rounded(share: float) -> float:
+    return float(f"{share:.4g}")
 
 
 def _part(whole: str, part: str) -> tuple[str, dict, float | None]:
@@ -96,10 +142,7 @@ def _part(whole: str, part: str) -> tuple[str, dict, float | None]:
         )
     part_of = OBJECTIVES[name].part_of
     if part_of is not None:
-        raise ValueError(
-            f"method {whole!r}: {name!r} is a formula and no method by itself ({part_of}), and what surrounds it is "
-            "not there yet; from Python, potstill.Term takes the formula alone"
-        )
+        raise ValueError(f"method {whole!r}: {name!r} is no method by itself but a part of {part_of}")
     return name, _options(whole, name, match["options"]), _weight(whole, match["weight"])
 
 
@@ -120,7 +163,7 @@ def _options(whole: str, name: str, text: str | None) -> dict:
         p.name
         for p in inspect.signature(OBJECTIVES[name]).parameters.values()
         if p.default is not p.empty and p.name not in SIZED
-    ]
+    ] + [WARM_UP]
     options = {}
     for pair in filter(None, (text or "").split(",")):
         key, _, value = pair.partition("=")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from potstill.data.spec import Data
+from potstill.models.foreign import brings_weights
 from potstill.schedules import Constant, Cosine, Milestones, Schedule
 
 
@@ -79,9 +80,12 @@ class Network:
     """A network of the run by name."""
 
     name: str
-    """A model of the zoo; `potstill list models` names them."""
+    """A model of the zoo (`potstill list models` names them), timm:NAME, or transformers:NAME_OR_FOLDER."""
     checkpoint: Path | None = None
     """Weights to start from: safetensors or a .pth that holds only tensors. A teacher with one is not trained."""
+    pretrained: bool = False
+    """Fetch the hub's weights for a timm: or transformers: name (a local folder's are always loaded). A teacher with
+    them is not trained."""
     width: int | None = None
     """Width, for models that take one (small_cnn)."""
     depth: int | None = None
@@ -96,6 +100,11 @@ class Network:
     """How many classes it answers with, where these are not the classes of the data."""
     label_map: tuple[int, ...] | None = None
     """For each class of the data, which of its outputs means it."""
+
+    @property
+    def taught(self) -> bool:
+        """It comes with trained weights (a checkpoint, the hub's, a local folder's): as a teacher it is not trained."""
+        return self.checkpoint is not None or brings_weights(self.name, self.pretrained)
 
 
 @dataclass(frozen=True)

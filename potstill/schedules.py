@@ -58,19 +58,20 @@ class Constant:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """A weight that grows linearly over the first `epochs` epochs, constant within each, and then stays at `value`.
+    """A weight that grows linearly over the first `share` of the run and then stays at `value`.
 
-    The default is DKD's and ReviewKD's: 1/20 in the first epoch, 20/20 in the twentieth.
+    The default is DKD's and ReviewKD's, 20 of 240 epochs. Theirs is constant within an epoch, (e + 1) / 20 in epoch e;
+    this one takes that value at the end of the epoch.
 
-    >>> WarmUp(value=8.0)(Progress(step=0, epoch=4, total=1000))
+    >>> WarmUp(value=8.0)(Progress(step=249, epoch=2, total=12_000))
     2.0
     """
 
-    epochs: int = 20
+    share: float = 1 / 12
     value: float = 1.0
 
     def __call__(self, progress: Progress) -> float:
-        return self.value * min((progress.epoch + 1) / self.epochs, 1.0)
+        return self.value * min((progress.step + 1) / max(self.share * progress.total, 1.0), 1.0)
 
 
 def at(weight: float | Schedule, progress: Progress) -> float:

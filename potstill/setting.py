@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from potstill.cell import Examples, assemble, choose_precision, source
+from potstill.cell import Examples, adapted, assemble, choose_precision, source
 from potstill.data import Images, Preprocess, Resident, batches
 from potstill.hashing import hash_int
 from potstill.methods import Method
@@ -35,10 +35,17 @@ class Setting:
         """A network of the recipe, initialised as a function of (seed, role), with its checkpoint if it has one."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash_int(seed, role))
-            module = build(**self.architecture(spec))
+            module = build(**self.architecture(spec), pretrained=spec.pretrained, new_head=role == "student")
         if spec.checkpoint is not None:
             load_weights(module, spec.checkpoint)
         return module.to(self.device)
+
+    def student(self, method: Method, seed: int, teacher: Source | None) -> nn.Module:
+        """The student as this method trains it."""
+        spec = self.recipe.student
+        module = self.network(spec, "student", seed)
+        examples, preprocess = self.examples(self.recipe.fit, seed), self.preprocess(spec)
+        return adapted(module, teacher, method, examples, seed=seed, preprocess=preprocess)
 
     def architecture(self, spec: Network) -> dict[str, Any]:
         """What `potstill.models.build` needs."""
@@ -85,21 +92,23 @@ class Setting:
         fit, student = self.recipe.fit, self.recipe.student
         teacher = self.teacher(self.network(self.recipe.teacher, "teacher", seed))
         for method in methods:
-            assemble(
-                self.network(student, "student", seed),
-                teacher if method.needs_teacher else None,
-                method.terms,
-                self.examples(fit, seed),
-                fit,
-                preprocess=self.preprocess(student),
-            )
+            for stage in method.stages:
+                assemble(
+                    self.student(method, seed, teacher),
+                    teacher if method.needs_teacher else None,
+                    stage.terms,
+                    self.examples(fit, seed),
+                    fit,
+                    preprocess=self.preprocess(student),
+                )
 
     def measure(self, methods: list[Method], seed: int) -> Choice:
         """The fastest precision for a step of these methods."""
         method = next((m for m in reversed(methods) if m.needs_teacher), methods[0])
+        teacher = self.network(self.recipe.teacher, "teacher", seed) if method.needs_teacher else None
         return choose_precision(
-            self.network(self.recipe.student, "student", seed),
-            self.network(self.recipe.teacher, "teacher", seed) if method.needs_teacher else None,
+            self.student(method, seed, None if teacher is None else self.teacher(teacher)),
+            teacher,
             method.terms,
             self.examples(self.recipe.fit, seed),
             self.recipe.fit,
@@ -113,8 +122,8 @@ def without_effect(recipe: Recipe) -> list[str]:
     found = unused(recipe.fit, "fit")
     if recipe.teacher_fit is not None:
         found += unused(recipe.teacher_fit, "teacher_fit")
-        if recipe.teacher.checkpoint is not None:
-            found.append("teacher_fit has no effect: the teacher has a checkpoint and is not trained")
+        if recipe.teacher.taught:
+            found.append("teacher_fit has no effect: the teacher has weights and is not trained")
     return found
 
 

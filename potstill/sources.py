@@ -78,7 +78,7 @@ class Network:
         key = tuple(names)
         if key not in self._taps:
             for name in key:
-                usual = name in ("embedding", "last_map") or stages_of([name.removesuffix(".pre")])
+                usual = name in ("embedding", "last_map", "pooled_map") or stages_of([name.removesuffix(".pre")])
                 if name not in self.names and usual:
                     raise ValueError(self._lacks(name))
             self._taps[key] = Taps(self._module, {name: self.names.get(name, name) for name in key}, also=self.names)
@@ -87,8 +87,14 @@ class Network:
     def _lacks(self, name: str) -> str:
         found = f"the probe found {', '.join(sorted(self.names)) or 'nothing'}"
         reason = "no nn.Linear produces its answer" if name == "embedding" else found
+        advice = "name a module path instead"
+        if name.endswith(".pre") and name.removesuffix(".pre") in self.names:
+            reason = "no activation of its own makes that map"
+            advice = (
+                f"in a potstill.Term name {name.removesuffix('.pre')!r}, after activation, or a module path instead"
+            )
         paths = did_you_mean(name, [path for path, _ in self._module.named_modules() if path])
-        return f"{type(self._module).__name__} has no {name!r}: {reason}; name a module path instead; {paths}"
+        return f"{type(self._module).__name__} has no {name!r}: {reason}; {advice}; {paths}"
 
     def __call__(self, task: Task, batch: Batch, view: str, taps: Sequence[str]) -> Outputs:
         seen = batch.views[view]

@@ -17,6 +17,7 @@ from potstill.data.decode import pixels
 from potstill.data.preprocess import Preprocess
 from potstill.errors import did_you_mean
 from potstill.models import build, load_weights
+from potstill.objectives.simkd import Reused
 
 WEIGHTS, CARD = "student.safetensors", "student.json"
 
@@ -25,6 +26,11 @@ def save_student(folder: Path, module: nn.Module, card: Mapping[str, Any]) -> No
     """Write `student.safetensors` and `student.json`; the card is written last, so it never lacks its weights."""
     checkpoint.save_weights(folder / WEIGHTS, module.state_dict())
     checkpoint.write_json(folder / CARD, card)
+
+
+def adaptation(module: nn.Module) -> dict[str, Any]:
+    """What the card says of a student that a method has built around the network that `model` names."""
+    return {"reused": module.described} if isinstance(module, Reused) else {}
 
 
 def load(run: str | Path, model: nn.Module | None = None) -> Predictor:
@@ -44,6 +50,8 @@ def load(run: str | Path, model: nn.Module | None = None) -> Predictor:
                 "and call potstill.load(run, model=…)"
             )
         model = build(**card["model"])
+    if "reused" in card:
+        model = Reused(model, **card["reused"])
     load_weights(model, folder / WEIGHTS)
     preprocess = Preprocess.from_dict(card["preprocess"]) if card.get("preprocess") else None
     return Predictor(model.eval(), preprocess, tuple(card.get("classes") or ()), card.get("channels"), card.get("size"))

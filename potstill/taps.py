@@ -3,21 +3,89 @@
     taps = Taps(model, {"hint": "layer2", "before": "layer2.1.relu.input"})
     outputs = taps(lambda: model(x))          # Outputs(output, {"hint": …, "before": …})
 
-A path means that module's output; with `.input` appended, its first input. Hooks live only inside one call.
+A path means that module's output; with `.input` appended, its first input. With `.map` behind that, tokens `[B, N, D]`
+or a map `[B, H, W, D]` are read as `[B, D, H, W]`: `blocks.3.map` (a square), `blocks.3.map4x6`. Hooks live only inside
+one call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from potstill.errors import did_you_mean
+from potstill.places import Watch
 from potstill.types import Outputs
+
+_AS_MAP = re.compile(r"(?P<path>.+)\.map(?:(?P<height>\d+)x(?P<width>\d+))?")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A module's output or first input, as it is or (`as_map`) laid out as a map `[B, C, H, W]` of this size."""
+
+    path: str
+    of_input: bool = False
+    as_map: bool = False
+    size: tuple[int, int] | None = None
+
+    @classmethod
+    def parse(cls, text: str, modules: Container[str]) -> Point | None:
+        """None where there is no such module. A module that is called `map` or `input` is a module."""
+        if not text or text in modules:
+            return cls(text) if text else None
+        match = _AS_MAP.fullmatch(text)
+        if match:
+            inner = cls.parse(match["path"], modules)
+            size = None if match["height"] is None else (int(match["height"]), int(match["width"]))
+            return None if inner is None or inner.as_map else replace(inner, as_map=True, size=size)
+        stem = text.removesuffix(".input")
+        return cls(stem, of_input=True) if stem != text and stem in modules else None
+
+    def read(self, name: str, args: tuple[Any, ...], result: Any) -> Tensor:
+        """The tensor, from what a module was given and gave. Raises ValueError, for the tap `name`, if it is none."""
+        value = args[0] if self.of_input and args else None if self.of_input else result
+        if self.as_map and isinstance(value, tuple | list) and value:
+            value = value[0]  # blocks that give their attention as well
+        side = "input" if self.of_input else "output"
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"tap {name!r}: the {side} of module {self.path!r} is a {type(value).__name__}, expected one tensor; "
+                "tap a submodule"
+            )
+        if not self.as_map:
+            return value
+        found = as_map(value, self.size)
+        if found is None:
+            wanted = "x".join(map(str, self.size)) if self.size else "square"
+            raise ValueError(
+                f"tap {name!r}: the {side} of module {self.path!r} has shape {list(value.shape)}, expected tokens "
+                f"[B, N, D] that end in those of a {wanted} map, or a map [B, H, W, C]"
+            )
+        return found
+
+
+def as_map(value: Tensor, size: tuple[int, int] | None = None) -> Tensor | None:
+    """Tokens `[B, N, D]` or a map `[B, H, W, D]` as a view `[B, D, H, W]`, or None.
+
+    Tokens are those of `H * W` patches, row by row, behind any number of others; without `size` the largest square.
+
+    >>> as_map(torch.ones(2, 17, 5)).shape, as_map(torch.ones(2, 7, 5), (2, 3)).shape
+    (torch.Size([2, 5, 4, 4]), torch.Size([2, 5, 2, 3]))
+    """
+    if value.ndim == 4 and size in (None, value.shape[1:3]):
+        return value.movedim(3, 1)
+    height, width = size or ((isqrt(value.shape[1]),) * 2 if value.ndim == 3 else (0, 0))
+    if value.ndim != 3 or not 0 < height * width <= value.shape[1]:
+        return None
+    return value[:, value.shape[1] - height * width :].mT.unflatten(2, (height, width))
 
 
 class Taps:
@@ -32,30 +100,26 @@ class Taps:
     def __init__(self, model: nn.Module, names: Mapping[str, str], also: Iterable[str] = ()):
         self.model = model
         modules = dict(model.named_modules())
-        self.points: dict[str, tuple[str, bool]] = {}
+        self.points: dict[str, Point] = {}
         for name, path in names.items():
-            stem, _, side = path.rpartition(".")
-            if path in modules and path:
-                self.points[name] = (path, False)
-            elif side == "input" and stem in modules:
-                self.points[name] = (stem, True)
-            else:
+            point = Point.parse(path, modules)
+            if point is None:
                 known = [*also, *(key for key in modules if key)]
                 where = "" if name == path else f" (module path {path!r})"
                 raise ValueError(
                     f"tap {name!r}{where}: {type(model).__name__} has no such module; "
-                    + did_you_mean(path.removesuffix(".input"), known)
+                    + did_you_mean(path.removesuffix(".map").removesuffix(".input"), known)
                 )
+            self.points[name] = point
 
     def __call__(self, forward: Callable[[], Tensor]) -> Outputs:
         seen: dict[str, list[tuple[Tensor, int]]] = {name: [] for name in self.points}
         handles = []
         try:
-            for name, (path, of_input) in self.points.items():
-                record = _recorder(name, path, of_input, seen[name])
-                module = self.model.get_submodule(path)
-                hook = module.register_forward_pre_hook if of_input else module.register_forward_hook
-                handles.append(hook(record))
+            for name, point in self.points.items():
+                module = self.model.get_submodule(point.path)
+                hook = module.register_forward_pre_hook if point.of_input else module.register_forward_hook
+                handles.append(hook(_recorder(name, point, seen[name])))
             output = forward()
         finally:
             for handle in handles:
@@ -63,7 +127,7 @@ class Taps:
         return Outputs(output, {name: self._checked(name, fired) for name, fired in seen.items()})
 
     def _checked(self, name: str, fired: list[tuple[Tensor, int]]) -> Tensor:
-        path = self.points[name][0]
+        path = self.points[name].path
         if len(fired) != 1:
             happened = f"ran {len(fired)} times" if fired else "did not run"
             raise ValueError(
@@ -83,15 +147,9 @@ class Taps:
         return tensor
 
 
-def _recorder(name: str, path: str, of_input: bool, into: list[tuple[Tensor, int]]) -> Callable[..., None]:
-    def record(module: nn.Module, args: tuple[Any, ...], *result: Any) -> None:
-        value = args[0] if of_input and args else result[0] if result else None
-        if not isinstance(value, Tensor):
-            side = "input" if of_input else "output"
-            raise ValueError(
-                f"tap {name!r}: the {side} of module {path!r} is a {type(value).__name__}, expected one tensor; "
-                "tap a submodule"
-            )
+def _recorder(name: str, point: Point, into: list[tuple[Tensor, int]]) -> Callable[..., None]:
+    def record(module: nn.Module, args: tuple[Any, ...], result: Any = None) -> None:
+        value = point.read(name, args, result)
         into.append((value, value._version))
 
     return record
@@ -101,8 +159,8 @@ def _recorder(name: str, path: str, of_input: bool, into: list[tuple[Tensor, int
 class Probe:
     """What one look at a network found.
 
-    `names` maps `embedding`, `last_map`, `stage1`, `stage2` … to module paths, as far as they exist; a network that
-    names its own taps (attribute `taps`) keeps those. `output` is its answer on the probe's input.
+    `names` maps `embedding`, `last_map`, `pooled_map`, `stage1`, `stage2` … to module paths, as far as they exist; a
+    network that names its own taps (attribute `taps`) keeps those. `output` is its answer on the probe's input.
     """
 
     output: Tensor
@@ -123,26 +181,16 @@ def probe(model: nn.Module, forward: Callable[[], Tensor]) -> Probe:
     """Run `forward` once in evaluation mode, find the usual taps, and leave the network bit-identical.
 
     `embedding` is the input of the last executed `nn.Linear` whose result is the answer. `stage1`, `stage2` … are the
-    last feature maps `[B, C, H, W]` before each change of size, `last_map` the last of them (1x1 maps left out).
+    last feature maps before each change of size, `last_map` the last of them (1x1 maps left out); in a transformer,
+    the outputs of up to four blocks, its tokens laid out as maps. `pooled_map` is the last map whose average over H
+    and W is the embedding, by value; there may be none.
     """
-    maps: list[tuple[str, tuple[int, ...]]] = []
-    linears: list[tuple[str, Tensor]] = []
+    watch = Watch()
     handles = []
-
-    def watch(path: str) -> Callable[..., None]:
-        def record(module: nn.Module, args: Any, result: Any) -> None:
-            if isinstance(result, Tensor) and result.ndim == 4 and result.shape[-2:].numel() > 1:
-                maps.append((path, tuple(result.shape[-2:])))
-            if isinstance(module, nn.Linear) and isinstance(result, Tensor):
-                linears.append((path, result))
-
-        return record
-
     with untouched(model), torch.no_grad():
         try:
             for path, module in model.named_modules():
-                if path:
-                    handles.append(module.register_forward_hook(watch(path)))
+                handles.append(module.register_forward_hook(watch.record(path)))
             output = forward()
         finally:
             for handle in handles:
@@ -153,31 +201,10 @@ def probe(model: nn.Module, forward: Callable[[], Tensor]) -> Probe:
             "that returns the logits"
         )
     own = dict(getattr(model, "taps", None) or {})
-    found = _found(maps)
+    found = watch.names(output, dict(model.named_modules()))
     if stages_of(own):  # guesses beside a network's own stages would number them twice
-        found = {name: path for name, path in found.items() if not stages_of([name])}
-    return Probe(output, found | _embedding(linears, output) | own)
-
-
-def _found(maps: Iterable[tuple[str, tuple[int, ...]]]) -> dict[str, str]:
-    stages: list[tuple[str, tuple[int, ...]]] = []
-    for path, size in maps:
-        if stages and stages[-1][1] == size:
-            stages[-1] = (path, size)
-        else:
-            stages.append((path, size))
-    names = {f"stage{number}": path for number, (path, _) in enumerate(stages, start=1)}
-    if stages:
-        names["last_map"] = stages[-1][0]
-    return names
-
-
-def _embedding(linears: list[tuple[str, Tensor]], output: Tensor) -> dict[str, str]:
-    for path, result in reversed(linears):
-        same = result is output or (result.data_ptr() == output.data_ptr() and result.numel() == output.numel())
-        if same:
-            return {"embedding": f"{path}.input"}
-    return {}
+        found = {name: path for name, path in found.items() if not stages_of([name.removesuffix(".pre")])}
+    return Probe(output, found | own)
 
 
 @contextmanager

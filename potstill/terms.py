@@ -65,7 +65,9 @@ class Term:
     """One loss of a run. The left address receives the gradient, the right one is detached.
 
     `objective` is a class or `Spec` (sized after the probe) or a ready objective. An address of None means that the
-    loss has no such side; left out, it is the objective's own default. `weight` is a number or a schedule.
+    loss has no such side; left out, it is the objective's own default. `weight` is a number or a schedule. `init`
+    hands over what an earlier stage has learnt: pairs of a submodule of this objective and where its weights come
+    from, `"<term>.<submodule>"`.
     """
 
     objective: type[Objective] | Spec | Objective
@@ -73,6 +75,7 @@ class Term:
     teacher: str | None = DEFAULT
     weight: float | Schedule = 1.0
     name: str = ""
+    init: tuple[tuple[str, str], ...] = ()
 
     @property
     def kind(self) -> type[Objective]:

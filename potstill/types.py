@@ -7,14 +7,18 @@ N candidates, C channels, H height, W width.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from potstill.batch import MAIN, Batch, Outputs, Progress, SourceOutputs, Tensors, View
+
+if TYPE_CHECKING:
+    from potstill.stages import Stage
+    from potstill.terms import Term
 
 __all__ = [
     "MAIN",
@@ -33,6 +37,9 @@ __all__ = [
     "Updates",
     "View",
 ]
+
+
+Listen = Callable[["LiveSource", Sequence[str]], Outputs]
 
 
 @dataclass(frozen=True)
@@ -74,12 +81,20 @@ class Objective(nn.Module):
     default_weight: ClassVar[float] = 1.0
     default_taps: ClassVar[tuple[str | None, str | None]] = ("output", "output")
     """Left and right address; None where the loss has one side only."""
+    paired: ClassVar[bool] = True
+    """Several taps are compared one by one: of two networks with unequally many stages the deepest are taken."""
     paper_terms: ClassVar[str | None] = None
     """What the bare method name stands for, e.g. `ce:0.1+kd:0.9`; None: `ce:1` in front of it."""
+    warm_up: ClassVar[float] = 0.0
+    """Fraction of the run over which the weight grows linearly, as published."""
     part_of: ClassVar[str | None] = None
     """For a formula that is no method by itself: what it is a part of. A method string refuses it."""
     paper: ClassVar[str] = ""
     """Authors, title, venue, year, arXiv id."""
+    matches: ClassVar[str] = ""
+    """What is matched: logits, features, relations (of samples or of layers), contrast or labels."""
+    weight_from: ClassVar[str] = ""
+    """Whose `default_weight` it is."""
 
     @classmethod
     @abstractmethod
@@ -97,6 +112,19 @@ class Objective(nn.Module):
     @abstractmethod
     def forward(self, student: Any, teacher: Any, **extras: Tensor) -> Tensor:
         raise NotImplementedError
+
+    @classmethod
+    def expand(cls, term: Term) -> tuple[tuple[Stage, ...], tuple[Term, ...]]:
+        """For a method that is more than a term: the stages before the main one, and what `term` is in that."""
+        return (), (term,)
+
+    @classmethod
+    def adapt(cls, student: LiveSource, teacher: LiveSource, listen: Listen, **kw) -> nn.Module | None:
+        """For a method whose student is another network at inference too: that network, around the student's.
+
+        `listen(source, taps)` runs a source on a probe batch. None: the student stays what it is.
+        """
+        return None
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -11,9 +12,11 @@ from torch import Tensor
 from potstill.errors import did_you_mean
 from potstill.hashing import hash_int
 from potstill.step import System
-from potstill.taps import untouched
+from potstill.taps import stages_of, untouched
 from potstill.terms import Address, Spec, Term, Wired
 from potstill.types import Batch, DataInfo, Objective, Progress, Source, SourceOutputs, Task, Tensors
+
+Weights = Mapping[str, Tensor]
 
 
 def wire(
@@ -23,8 +26,9 @@ def wire(
     batch: Batch,
     data: DataInfo,
     seed: int = 0,
+    handed: Mapping[str, Weights] | None = None,
 ) -> list[Wired]:
-    """Resolve addresses, run every source once on `batch`, and size every objective.
+    """Resolve addresses, run every source once on `batch`, size every objective, and hand over earlier weights.
 
     The probe leaves the networks bit-identical. Raises ValueError for an unknown source, view or tap, for a teacher
     whose answer is not finite, and for a loss that relates samples when the batch has only one.
@@ -39,6 +43,8 @@ def wire(
         if draft.right is not None:
             _check_finite(draft.name, draft.right.source, teacher)
         objective = _build(term, draft, student, teacher, data, sources, seed)
+        if handed is not None:
+            _hand_over(term, objective, handed)
         if objective.scope == "batch" and data.batch_size < 2:
             raise ValueError(
                 f"term {draft.name!r} relates the samples of a batch to each other and cannot work with a batch of "
@@ -73,7 +79,28 @@ def _draft(term: Term, number: int, terms: Sequence[Term], sources: Mapping[str,
         raise ValueError(
             f"term {name!r}: the left address {sides[0].source!r} is not trained, so the term would teach nobody"
         )
-    return Wired(name, _Nothing(), sides[0], sides[1], term.weight)
+    left, right = _level(name, term, sides[0], sides[1])
+    return Wired(name, _Nothing(), left, right, term.weight)
+
+
+def _level(name: str, term: Term, left: Address | None, right: Address | None) -> tuple[Address | None, Address | None]:
+    """As many stages on both sides, the deepest, where both addresses leave it to the probe which stages there are."""
+    asked = [side is not None and bool({"stages", "stages.pre"} & {*side.taps}) for side in term.addresses]
+    if left is None or right is None or not all(asked) or not term.kind.paired:
+        return left, right
+    stages = [[tap for tap in side.taps if stages_of([tap.removesuffix(".pre")])] for side in (left, right)]
+    fewest = min(map(len, stages))
+    found = []
+    for side, taps in zip((left, right), stages, strict=True):
+        spare, kept = taps[: len(taps) - fewest], taps[len(taps) - fewest :]
+        if spare:
+            warnings.warn(
+                f"{name}: {side.source} has {len(taps)} stages and the other side {fewest}, so its deepest are taken: "
+                f"{', '.join(kept)} (a potstill.Term can name others)",
+                stacklevel=2,
+            )
+        found.append(replace(side, taps=tuple(tap for tap in side.taps if tap not in spare)))
+    return found[0], found[1]
 
 
 def _check_provided(name: str, address: Address, source: Source) -> None:
@@ -112,6 +139,22 @@ def _build(
         # Every objective starts from its own seed: adding a term leaves the others' initial weights alone.
         torch.manual_seed(hash_int(seed, "objective", draft.name))
         return spec.target.sized(student, teacher, data, modules, **dict(spec.kwargs))
+
+
+def _hand_over(term: Term, objective: Objective, handed: Mapping[str, Weights]) -> None:
+    """Load what earlier stages have learnt into the submodules that the term's `init` names."""
+    for own, origin in term.init:
+        name, _, path = origin.partition(".")
+        prefix = f"{path}." if path else ""
+        found = {k.removeprefix(prefix): v for k, v in handed.get(name, {}).items() if k.startswith(prefix)}
+        if not found:
+            raise ValueError(
+                f"term {term.label!r}: no earlier stage has learnt {origin!r}; {did_you_mean(name, handed)}"
+            )
+        try:
+            objective.get_submodule(own).load_state_dict(found)
+        except (AttributeError, RuntimeError) as error:
+            raise ValueError(f"term {term.label!r}: {origin!r} does not fit {own!r}: {error}") from None
 
 
 def _check_finite(name: str, source: str, teacher: Tensors | None) -> None:

@@ -18,6 +18,8 @@ from potstill.objectives import (
 )
 from potstill.objectives.ofd import margin_of
 from potstill.objectives.reviewkd import hierarchical_context
+from potstill.objectives.simkd import Reused
+from potstill.taps import Taps
 from potstill.types import Objective
 
 
@@ -87,6 +89,31 @@ def semckd(hyper, tensors):
     return SemCKD(*channels, hyper["batch"], factor=hyper["factor"], temperature=hyper["soft"])
 
 
+class ReusedAndLoss(Objective):
+    """The published forward: the student's map through the projector and the reused classifier, and the loss."""
+
+    batch_statistics = True
+
+    def __init__(self, channels, size, classes, factor):
+        super().__init__()
+        self.student = Reused(nn.Sequential(nn.Identity()), "0", channels, size, classes, factor=factor)
+        self.loss, self.logits = SimKD(), None
+
+    @classmethod
+    def sized(cls, student, teacher, data, modules, **kw):
+        return cls(**kw)
+
+    def forward(self, student, teacher):
+        said = Taps(self.student, self.student.taps)(lambda: self.student(student))
+        self.logits = said.output
+        return self.loss(said.taps["projected"], teacher)
+
+
+def simkd(hyper, tensors):
+    size, classes = tensors["f_t"].shape[2:], len(tensors["cls_t.weight"])
+    return ReusedAndLoss((hyper["s_n"], hyper["t_n"]), size, classes, hyper["factor"])
+
+
 LABEL = {"label": "labels"}
 LAYERS = range(8)
 SEMCKD_NAMES = {
@@ -112,10 +139,10 @@ LOGITS = {
     "ega": Adapter(ega, "f_s", "f_t"),
     "srrl": Adapter(srrl, "f_s", ("f_t", "y_t"), names=SRRL_NAMES),
     "simkd": Adapter(
-        lambda hyper, tensors: SimKD(hyper["s_n"], hyper["t_n"], hyper["factor"]),
+        simkd,
         "f_s",
         "f_t",
-        names={"simkd.transfer.": "projector."},
+        names={"simkd.transfer.": "student.projector.", "cls_t.": "student.classifier."},
     ),
     "semckd": Adapter(semckd, "g_s", "g_t", names=SEMCKD_NAMES),
     "reviewkd": Adapter(reviewkd, ("feat_s", "pool_s"), ("feat_t", "pool_t"), names=REVIEWKD_NAMES),

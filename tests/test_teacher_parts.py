@@ -37,12 +37,12 @@ def test_simkd_projector_and_classifier_give_the_published_logits(number):
     with np.load(GOLDENS / "simkd.npz") as arrays:
         case = {k.removeprefix(f"{number}."): torch.from_numpy(v) for k, v in arrays.items() if v.dtype.kind == "f"}
         hyper = json.loads(str(arrays[f"{number}.hyper"]))
-    objective = LOGITS["simkd"].build(hyper, {}).double()
-    weights = {k.removeprefix("param.simkd.transfer."): v for k, v in case.items() if "param.simkd" in k[:11]}
-    objective.projector.load_state_dict(weights, strict=False)
-    size = case["in.f_t"].shape[-2:]
-    pooled = nn.functional.adaptive_avg_pool2d(case["in.f_s"], size)
-    logits = objective.projector(pooled).mean((2, 3)) @ case["param.cls_t.weight"].T + case["param.cls_t.bias"]
+    tensors = {k.removeprefix("param.").removeprefix("in."): v for k, v in case.items()}
+    objective = LOGITS["simkd"].build(hyper, tensors).double()
+    weights = {LOGITS["simkd"].ours(k.removeprefix("param.")): v for k, v in case.items() if k.startswith("param.")}
+    objective.load_state_dict(weights, strict=False)
+    objective(case["in.f_s"], case["in.f_t"])
+    logits = objective.logits
     torch.testing.assert_close(logits, case["out.logits"], rtol=1e-9, atol=1e-12)
 
 

@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from potstill.models.foreign import Logits
+
 WRAPPER = "module."
 """What (Distributed)DataParallel puts in front of every key."""
 STATE_DICTS = ("collections.", "torch._utils.")
@@ -129,6 +131,8 @@ def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _without_wrapper(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    if isinstance(model, Logits) and not any(key.startswith("network.") for key in weights):
+        weights = {f"network.{key.removeprefix(WRAPPER)}": value for key, value in weights.items()}
     if not all(key.startswith(WRAPPER) for key in weights):
         return weights
     if all(key.startswith(WRAPPER) for key in model.state_dict()):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from potstill.connectors import ConvRegressor, layer_shapes
 from potstill.functional import as_tuple, at_least_float32
+from potstill.stages import Stage
 from potstill.types import Objective
 
 
@@ -18,8 +19,9 @@ class AB(Objective):
     $$L = \frac{3}{1000} \sum_{l=1}^{n} 2^{l-n} \sum_{chw} \max(0,\ m - \sigma_{chw} \, r_l(F_s)_{chw})^2, \quad
       \sigma = +1 \text{ where } F_t > 0, \text{ else } -1,$$
 
-    with $r_l$ a convolution and batch norm, or nothing where the shapes are equal. This is the loss of the method's
-    first stage, which sets up the student's layers before it learns from labels.
+    with $r_l$ a convolution and batch norm, or nothing where the shapes are equal. The method has two stages: this
+    loss alone sets up the student's layers, for 30 of the run's 240 epochs in front of them; then the student learns
+    from labels (and from whatever else is composed with it), without this loss.
 
     Shapes: one feature map `[B, C, H, W]` a layer on both sides, as many layers on each; result `[B]`.
 
@@ -27,13 +29,15 @@ class AB(Objective):
     ValueError when no convolution leads from one map size to the other (see `ConvRegressor`), for other taps than
     feature maps, or unequal numbers of them.
 
-    Where we differ: nothing; the golden pins RepDistiller's value and gradient, connectors in training mode.
+    Where we differ: nothing in the loss; the golden pins RepDistiller's value and gradient, connectors in training
+    mode. The first stage's share of a run of another length is ours.
     """
 
     zero_at_match = False
     batch_statistics = True
     default_taps = ("stages.pre", "stages.pre")
-    part_of = "stage one of two: the student's features first, then its labels"
+    matches = "features"
+    weight_from = "RepDistiller's code"
     paper = (
         "Heo, Lee, Yun, Choi: Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons. "
         "AAAI 2019. arXiv:1811.03233"
@@ -59,6 +63,10 @@ class AB(Objective):
     def sized(cls, student, teacher, data, modules, **kw):
         shapes = layer_shapes("ab", student, teacher)
         return cls([ours for ours, _ in shapes], [theirs for _, theirs in shapes], **kw)
+
+    @classmethod
+    def expand(cls, term):
+        return (Stage(term.label, (term,), share=1 / 8),), ()
 
     def forward(
         self,

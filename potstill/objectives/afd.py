@@ -40,6 +40,8 @@ class AFD(Objective):
     default_weight = 200.0
     default_taps = ("stages", "stages")
     paper_terms = "ce:1+kd:0.9+afd:200"
+    matches = "features"
+    weight_from = "the authors' code"
     paper = (
         "Ji, Heo, Park: Show, Attend and Distill: Knowledge Distillation via Attention-based Feature Matching. "
         "AAAI 2021. arXiv:2102.02973"

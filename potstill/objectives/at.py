@@ -32,6 +32,8 @@ class AT(Objective):
 
     default_weight = 1000.0
     default_taps = ("stages", "stages")
+    matches = "features"
+    weight_from = "RepDistiller's command"
     paper = "Zagoruyko, Komodakis: Paying More Attention to Attention. ICLR 2017. arXiv:1612.03928"
 
     def __init__(self, p: int = 2):

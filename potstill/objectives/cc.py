@@ -36,6 +36,8 @@ class CC(Objective):
     zero_at_match = False
     default_weight = 0.02
     default_taps = ("embedding", "embedding")
+    matches = "relations"
+    weight_from = "RepDistiller's command"
     paper = "Peng et al.: Correlation Congruence for Knowledge Distillation. ICCV 2019. arXiv:1904.01802"
 
     def __init__(self, student_width: int, teacher_width: int, width: int = 128):

@@ -59,6 +59,8 @@ class CRD(Objective):
     zero_at_match = False
     default_weight = 0.8
     default_taps = ("embedding", "embedding")
+    matches = "contrast"
+    weight_from = "RepDistiller's command"
     paper = "Tian, Krishnan, Isola: Contrastive Representation Distillation. ICLR 2020. arXiv:1910.10699"
 
     def __init__(

@@ -21,6 +21,8 @@ class CrossEntropy(Objective):
     zero_at_match = False
     default_taps = ("output", None)
     paper_terms = "ce:1"
+    matches = "labels"
+    weight_from = "RepDistiller's command"
 
     @classmethod
     def sized(cls, student, teacher, data, modules, **kw):

@@ -38,6 +38,8 @@ class DIST(Objective):
     scope = "batch"
     zero_at_match = False
     default_weight = 2.0
+    matches = "logits"
+    weight_from = "the authors' code"
     paper = "Huang, You, Wang, Qian, Xu: Knowledge Distillation from A Stronger Teacher. NeurIPS 2022. arXiv:2205.10536"
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 4.0):

@@ -23,9 +23,9 @@ class DKD(Objective):
     Shapes: logits `[B, K]` on both sides with `label [B]` int64 in [0, K) -> `[B]`; `[B, T, V]` with `[B, T]` too.
 
     Defaults: `alpha=1`, `beta=8`, `temperature=4`, and CE 1 + DKD 1, the authors' for CIFAR-100; there `beta` is 6 for
-    VGG-13 and WRN-40-2 teachers and 2 for ResNet-56 and -110, and the weight grows over the first 20 epochs
-    (`schedules.WarmUp`; on ImageNet 1 epoch, `temperature=1`, `beta=0.5` or 2). Raises ValueError for a temperature
-    that is not positive, for different numbers of classes, or for less than two.
+    VGG-13 and WRN-40-2 teachers and 2 for ResNet-56 and -110. The weight grows over the first 20 of 240 epochs
+    (`warm_up`; on ImageNet 1 epoch, `temperature=1`, `beta=0.5` or 2). Raises ValueError for a temperature that is
+    not positive, for different numbers of classes, or for less than two.
 
     Where we differ: the released code masks the label by subtracting 1000 and takes the logarithm of a softmax, which
     is infinite for large logits at T = 1. Ours stays in the log domain: finite there, and the golden `dkd` pins
@@ -36,6 +36,9 @@ class DKD(Objective):
     """
 
     needs = ("label",)
+    warm_up = 1 / 12
+    matches = "logits"
+    weight_from = "mdistiller's config"
     paper = "Zhao, Cui, Song, Qiu, Liang: Decoupled Knowledge Distillation. CVPR 2022. arXiv:2203.08679"
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0):

@@ -23,7 +23,7 @@ class EGA(Objective):
     Shapes: student `[B, D_s]`, teacher `[B, D_t]`, optional `mask [B]` -> one number, shape `[]`. Rows that do not
     count are left out. Memory grows as B².
 
-    Defaults: `node=1`, `edge=0.3`, as released in giakoumoglou/distillers; weight 1 (no command is published).
+    Defaults: `node=1`, `edge=0.3`, weight 1 beside CE 1: the authors' (yccm/EGA).
 
     Where we differ: the released code takes equal widths only; where they differ we put a linear layer without bias
     behind the student. A constant embedding gives NaN there; here it correlates with nothing and gets no gradient
@@ -38,6 +38,8 @@ class EGA(Objective):
     scope = "batch"
     zero_at_match = False
     default_taps = ("embedding", "embedding")
+    matches = "relations"
+    weight_from = "the authors' code"
     paper = (
         "Ma, Chen, Akata: Distilling Knowledge from Self-Supervised Teacher by Embedding Graph Alignment. BMVC 2022. "
         "arXiv:2211.13264"

@@ -25,6 +25,8 @@ class FitNet(Objective):
     batch_statistics = True
     default_weight = 100.0
     default_taps = ("stage2", "stage2")
+    matches = "features"
+    weight_from = "RepDistiller's command"
     paper = "Romero et al.: FitNets: Hints for Thin Deep Nets. ICLR 2015. arXiv:1412.6550"
 
     def __init__(self, student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from potstill.connectors import layer_shapes, to_smaller
 from potstill.functional import at_least_float32, full_precision, mean_of_rest
+from potstill.stages import Stage
 from potstill.types import Objective
 
 
@@ -16,17 +17,18 @@ class FSP(Objective):
 
     $$L = \sum_l \frac{1}{C_l C_{l+1}} \| G_l^s - G_l^t \|_F^2, \quad G_l = \frac{1}{HW} F_{l+1} F_l^T.$$
 
-    This is the loss of the method's first stage, which sets up the student's layers before it learns from labels.
+    The method has two stages: this loss alone sets up the student's layers, for 30 of the run's 240 epochs in front of
+    them; then the student learns from labels (and from whatever else is composed with it), without this loss.
 
     Shapes: feature maps `[B, C_l, H, W]` of at least two layers, with equal channels on both sides; result `[B]`.
     Sizes need not match between the sides; within one, the larger of two consecutive maps is average-pooled to the
     smaller, not only to squares.
 
-    Defaults: the stem and every stage, RepDistiller's. Weight 50 is its command's value, which its second stage
-    multiplies by zero; its first stage is the sum above alone, with weight 1. Raises ValueError for unequal channels,
-    fewer than two layers, or other taps than feature maps.
+    Defaults: the stem and every stage, weight 1, RepDistiller's. (Weight 50 in its command is multiplied by zero in
+    its second stage.) Raises ValueError for unequal channels, fewer than two layers, or other taps than feature maps.
 
-    Where we differ: nothing; the golden pins RepDistiller's value and gradient.
+    Where we differ: nothing in the loss; the golden pins RepDistiller's value and gradient. The first stage's share of
+    a run of another length is ours.
 
     >>> import torch
     >>> maps = torch.ones(2, 3, 4, 4), torch.ones(2, 5, 2, 2)
@@ -34,9 +36,9 @@ class FSP(Objective):
     tensor([0., 0.])
     """
 
-    default_weight = 50.0
     default_taps = ("stem,stages", "stem,stages")
-    part_of = "stage one of two: the student's features first, then its labels"
+    matches = "relations"
+    weight_from = "RepDistiller's code"
     paper = (
         "Yim, Joo, Bae, Kim: A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer "
         "Learning. CVPR 2017."
@@ -54,6 +56,10 @@ class FSP(Objective):
         if len(shapes) < 2:
             raise ValueError("fsp: it needs at least two layers on each side, such as stem,stage1,stage2,stage3")
         return cls(**kw)
+
+    @classmethod
+    def expand(cls, term):
+        return (Stage(term.label, (term,), share=1 / 8),), ()
 
     def forward(
         self, student: tuple[Float[Tensor, "B _ _ _"], ...], teacher: tuple[Float[Tensor, "B _ _ _"], ...]

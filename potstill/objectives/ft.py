@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from potstill.connectors import layer_shapes, to_smaller
 from potstill.functional import at_least_float32, attention_map, mean_of_rest
+from potstill.stages import Stage
+from potstill.terms import Spec, Term
 from potstill.types import Objective, Tensors
 
 
@@ -17,9 +21,9 @@ class FT(Objective):
 
     $$L = \frac{1}{HW} \| A(translator(F_s)) - A(paraphraser(F_t)) \|_{p_2}^{p_2}.$$
 
-    Translator and paraphraser are three 3x3 convolutions with LeakyReLU (0.1), the translator with batch norm. This is
-    the loss of the method's second stage: the paraphraser is the `encoder` that `ft_paraphraser` has trained in the
-    first, and gets no gradient here.
+    Translator and paraphraser are three 3x3 convolutions with LeakyReLU (0.1), the translator with batch norm. The
+    method has two stages: for 30 of the run's 240 epochs in front of them, `ft_paraphraser` trains an autoencoder on
+    the teacher, at a learning rate of at most 0.01; its encoder is the paraphraser here, and gets no gradient.
 
     Shapes: student map `[B, C_s, H, W]`, teacher map `[B, C_t, H, W]`, result `[B]`. Where sizes differ, the larger
     factor is average-pooled to the smaller, not only to squares.
@@ -28,15 +32,18 @@ class FT(Objective):
     weight 200: RepDistiller's. Raises ValueError for other taps than one feature map, a rate that leaves no channel, or
     powers that are not positive integers.
 
-    Where we differ: nothing; the golden pins RepDistiller's value and gradient. As there, an odd `p2` above 1 keeps
-    the sign of the difference, so that the loss may be negative.
+    Where we differ: nothing in the loss; the golden pins RepDistiller's value and gradient. As there, an odd `p2` above
+    1 keeps the sign of the difference, so that the loss may be negative. The first stage's share of a run of another
+    length is ours, and so is its rate of 0.01 for VGG students (0.05 there). A ready objective in a term has no first
+    stage: bring its paraphraser trained.
     """
 
     zero_at_match = False
     batch_statistics = True
     default_weight = 200.0
     default_taps = ("last_map", "last_map")
-    part_of = "stage two of two: its paraphraser is trained on the teacher first"
+    matches = "features"
+    weight_from = "RepDistiller's command"
     paper = (
         "Kim, Park, Kwak: Paraphrasing Complex Network: Network Compression via Factor Transfer. NeurIPS 2018. "
         "arXiv:1802.04977"
@@ -56,6 +63,17 @@ class FT(Objective):
     def sized(cls, student, teacher, data, modules, **kw):
         ours, theirs = one_layer("ft", student, teacher)
         return cls(ours[1], theirs[1], **kw)
+
+    @classmethod
+    def expand(cls, term):
+        if isinstance(term.objective, Objective):
+            return (), (term,)
+        asked = dict(term.objective.kwargs) if isinstance(term.objective, Spec) else {}
+        rate = {key: value for key, value in asked.items() if key == "rate"}
+        name = f"{term.label}_paraphraser"
+        autoencoder = Term(Spec.of(FTParaphraser, **rate), None, term.teacher, name=name)
+        first = Stage(name, (autoencoder,), share=1 / 8, lr=0.01)
+        return (first,), (replace(term, init=(("paraphraser", f"{name}.encoder"),)),)
 
     def forward(
         self, student: Float[Tensor, "B C_s H_s W_s"], teacher: Float[Tensor, "B C_t H_t W_t"]
@@ -81,7 +99,7 @@ class FTParaphraser(Objective):
 
     zero_at_match = False
     default_taps = (None, "last_map")
-    part_of = "stage one of two: it trains the paraphraser"
+    part_of = "ft: it trains the paraphraser in ft's first stage"
     paper = FT.paper
 
     def __init__(self, teacher_channels: int, rate: float = 0.5):

@@ -44,6 +44,8 @@ class ICD(Objective):
     scope = "batch"
     zero_at_match = False
     default_taps = ("embedding", "embedding")
+    matches = "contrast"
+    weight_from = "the authors' code"
     paper = "Giakoumoglou, Stathaki: Invariant Causal Knowledge Distillation in Neural Networks. 2024. arXiv:2407.11802"
 
     def __init__(

@@ -38,6 +38,8 @@ class ITRD(Objective):
     scope = "batch"
     zero_at_match = False
     default_taps = ("embedding", "embedding")
+    matches = "relations"
+    weight_from = "the authors' code"
     paper = (
         "Miles, Lopez Rodriguez, Mikolajczyk: Information Theoretic Representation Distillation. BMVC 2022. "
         "arXiv:2112.00459"

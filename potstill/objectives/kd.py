@@ -26,6 +26,8 @@ class KD(Objective):
     """
 
     paper_terms = "ce:0.1+kd:0.9"
+    matches = "logits"
+    weight_from = "RepDistiller's command"
     paper = "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network. 2015. arXiv:1503.02531"
 
     def __init__(self, temperature: float = 4.0):

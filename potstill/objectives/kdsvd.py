@@ -39,6 +39,8 @@ class KDSVD(Objective):
     """
 
     default_taps = ("stages", "stages")
+    matches = "relations"
+    weight_from = "ours"
     paper = (
         "Lee, Kim, Song: Self-supervised Knowledge Distillation Using Singular Value Decomposition. ECCV 2018. "
         "arXiv:1807.06819"

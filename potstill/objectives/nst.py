@@ -37,6 +37,8 @@ class NST(Objective):
 
     default_weight = 50.0
     default_taps = ("stages", "stages")
+    matches = "features"
+    weight_from = "RepDistiller's command"
     paper = "Huang, Wang: Like What You Like: Knowledge Distill via Neuron Selectivity Transfer. 2017. arXiv:1707.01219"
 
     @classmethod

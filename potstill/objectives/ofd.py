@@ -40,6 +40,8 @@ class OFD(Objective):
     batch_statistics = True
     default_weight = 1e-3
     default_taps = ("stages.pre", "stages.pre")
+    matches = "features"
+    weight_from = "mdistiller's config"
     paper = (
         "Heo, Kim, Yun, Park, Kwak, Choi: A Comprehensive Overhaul of Feature Distillation. ICCV 2019. arXiv:1904.01866"
     )

@@ -32,6 +32,8 @@ class PKT(Objective):
     scope = "batch"
     default_weight = 30000.0
     default_taps = ("embedding", "embedding")
+    matches = "relations"
+    weight_from = "RepDistiller's command"
     paper = (
         "Passalis, Tefas: Learning Deep Representations with Probabilistic Knowledge Transfer. ECCV 2018. "
         "arXiv:1803.10837"
@@ -66,6 +68,8 @@ class PKTSupervised(Objective):
     zero_at_match = False
     default_weight = 30.0
     default_taps = ("embedding", None)
+    matches = "labels"
+    weight_from = "the authors' ratio to pkt"
     paper = PKT.paper
 
     def __init__(self, eps: float = 1e-7):

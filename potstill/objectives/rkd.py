@@ -35,6 +35,8 @@ class RKD(Objective):
 
     scope = "batch"
     default_taps = ("embedding", "embedding")
+    matches = "relations"
+    weight_from = "RepDistiller's command"
     paper = "Park et al.: Relational Knowledge Distillation. CVPR 2019. arXiv:1904.05068"
 
     def __init__(self, distance_weight: float = 25.0, angle_weight: float = 50.0):

@@ -60,6 +60,8 @@ class RRD(Objective):
 
     zero_at_match = False
     default_taps = ("embedding", "embedding")
+    matches = "relations"
+    weight_from = "the authors' code"
     paper = "Giakoumoglou, Stathaki: Relational Representation Distillation. 2024. arXiv:2407.12073"
 
     def __init__(

@@ -39,7 +39,10 @@ class SemCKD(Objective):
     batch_statistics = True
     default_weight = 400.0
     default_taps = ("stages", "stages")
+    paired = False
     paper_terms = "ce:1+kd:1+semckd:400"
+    matches = "features"
+    weight_from = "the authors' code"
     paper = (
         "Chen, Mei, Zhang, Wang, Wang, Feng, Chen: Cross-Layer Distillation with Semantic Calibration. AAAI 2021. "
         "arXiv:2012.03236"
@@ -88,6 +91,8 @@ class SemCKD(Objective):
             queries = _attend(self.queries, ours)
             keys = _attend(self.keys, theirs)
             attention = (torch.einsum("bsd,btd->bst", queries, keys) / self.temperature).softmax(-1)
+        if ours[0].device.type == "cpu":  # where convolutions run faster so
+            ours, theirs = ([x.contiguous(memory_format=torch.channels_last) for x in side] for side in (ours, theirs))
         losses = [
             attention[:, s, t] * self._distance(s, t, *to_smaller(one, other))
             for s, one in enumerate(ours)

@@ -33,6 +33,8 @@ class SP(Objective):
     scope = "batch"
     default_weight = 3000.0
     default_taps = ("last_map", "last_map")
+    matches = "relations"
+    weight_from = "RepDistiller's command"
     paper = "Tung, Mori: Similarity-Preserving Knowledge Distillation. ICCV 2019. arXiv:1907.09682"
 
     @classmethod

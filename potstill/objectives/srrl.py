@@ -36,6 +36,8 @@ class SRRL(Objective):
     batch_statistics = True
     default_taps = ("embedding", "embedding,output")
     paper_terms = "ce:1+kd:1+srrl:1"
+    matches = "features"
+    weight_from = "SimKD's repository"
     paper = (
         "Yang, Martinez, Bulat, Tzimiropoulos: Knowledge Distillation via Softmax Regression Representation Learning. "
         "ICLR 2021."

@@ -23,6 +23,8 @@ class Standardised(Objective):
     Where we differ: nothing; goldens `ls_kd` and `ls_dkd` pin value and gradient.
     """
 
+    matches = "logits"
+    weight_from = "the authors' code"
     paper = "Sun, Ren, Li, Wang, Cao: Logit Standardization in Knowledge Distillation. CVPR 2024. arXiv:2403.01427"
 
     objective: Objective
@@ -76,10 +78,11 @@ class LSDKD(Standardised):
     Shapes: logits `[B, K]` on both sides with `label [B]` int64 in [0, K) -> `[B]`; `[B, T, V]` with `[B, T]` too.
 
     Defaults: `temperature=2`, `alpha=1`, `beta=8` and weight 9 beside CE 1; the authors multiply `alpha` and `beta` by
-    that weight instead.
+    that weight instead. The weight grows over the first 20 of 240 epochs, as DKD's.
     """
 
     default_weight = 9.0
+    warm_up = 1 / 12
 
     def __init__(self, alpha: float = 1.0, beta: float = 8.0, temperature: float = 2.0):
         super().__init__(DKD(alpha, beta, temperature))

@@ -35,6 +35,8 @@ class VID(Objective):
 
     zero_at_match = False
     default_taps = ("stages", "stages")
+    matches = "features"
+    weight_from = "RepDistiller's command"
     paper = "Ahn et al.: Variational Information Distillation for Knowledge Transfer. CVPR 2019. arXiv:1904.05835"
 
     def __init__(

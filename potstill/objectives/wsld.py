@@ -31,6 +31,8 @@ class WSLD(Objective):
 
     needs = ("label",)
     zero_at_match = False
+    matches = "logits"
+    weight_from = "the authors' code"
     paper = (
         "Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang: Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance "
         "Tradeoff Perspective. ICLR 2021. arXiv:2102.00650"

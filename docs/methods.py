@@ -1,0 +1,242 @@
+"""Writes docs/methods/: a page for each method, from its class, and an index. Run it as `python docs/methods.py`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from potstill.methods import LONE_STUDENT, SIZED, WARM_UP
+from potstill.methods_index import MATCHES, MIB, Entry, Paper, entries
+from potstill.objectives import OBJECTIVES
+from potstill.pairs import FIRST, SAMPLES, Added, tried
+from potstill.types import Objective
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "methods"
+GOLDENS = ROOT / "tests" / "goldens"
+INDEX = "README.md"
+NOTE = "<!-- Written by docs/methods.py from the class; edit that. -->"
+NAMED = {"icd": "Potstill's home method."}
+HEADINGS = {
+    "Shapes:": "Shapes",
+    "Defaults": "Defaults",
+    "Where we differ:": "Where we differ",
+    "The golden": "Where we differ",
+    "Raises": "Defaults",
+}
+"""How a paragraph of a docstring begins, and the section that it belongs to; others stay where they are."""
+
+
+def pages() -> dict[str, str]:
+    """Every file of docs/methods/ by name."""
+    found = entries()
+    added = tried(FIRST, [entry.method for entry in found]).added
+    owned = owners(found)
+    made = {f"{entry.name}.md": page(entry, new, owned) for entry, new in zip(found, added, strict=True)}
+    return made | {INDEX: index(found, added)}
+
+
+def index(found: list[Entry], added: tuple[Added, ...]) -> str:
+    """The table of all methods, by what they match."""
+    lines = [NOTE, "", "# Methods", ""]
+    lines += [
+        f"{len(found) - 1} methods and the lone student, each under the name that method strings use. *Parameters*"
+    ]
+    lines += [f"are those trained beside the student's, on {FIRST.teacher} and {FIRST.student} with {FIRST.classes}"]
+    lines += ["classes. Which methods apply to two other networks, and what they add to them, is told by", "", "```"]
+    lines += ["potstill list methods --for resnet32x4 ShuffleV1", "```"]
+    for kind, meaning in (MATCHES | {"": "Not yet declared."}).items():
+        of_kind = [(e, a) for e, a in zip(found, added, strict=True) if e.own.kind.matches == kind]
+        if not of_kind:
+            continue
+        lines += ["", f"## {kind.capitalize() or 'Others'}", "", meaning, ""]
+        lines += ["| method | year | paper | stands for | stages | parameters |", "|---|---|---|---|---|--:|"]
+        for entry, new in of_kind:
+            paper = entry.paper
+            year, title = (paper.year, paper.title) if paper else ("", "the labels alone")
+            lines += [
+                f"| [{entry.name}]({entry.name}.md) | {year} | {title} | `{entry.method.expansion}` | "
+                f"{len(entry.method.stages)} | {new.parameters:,} |"
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def page(entry: Entry, added: Added, owned: dict[str, str]) -> str:
+    """One method: what it is, what it costs, how to run it."""
+    kind = entry.own.kind
+    lines = [NOTE, "", f"# {_title(entry)}", ""]
+    if entry.paper:
+        lines += [cited(entry.paper) + (f" {NAMED[entry.name]}" if entry.name in NAMED else ""), ""]
+    lines += list(facts(entry, added))
+    lines += described(kind, "The loss")
+    for parent in kind.__mro__[1:]:
+        if parent is Objective:
+            break
+        if issubclass(parent, Objective):
+            lines += described(parent, f"What it is built on: {parent.__name__}")
+    for name, part in parts(entry).items():
+        lines += described(part, f"An earlier stage: {name}")
+    lines += how_to_run(entry, kind)
+    lines += pinned([golden for golden, name in owned.items() if name == entry.name])
+    lines += ["", f"Source: [{_source(kind)}](../../{_source(kind)}) · [all methods]({INDEX})"]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
+
+
+def parts(entry: Entry) -> dict[str, type[Objective]]:
+    """Objectives of earlier stages that are no method by themselves, by the name that they have there."""
+    terms = [term for stage in entry.method.stages[:-1] for term in stage.terms]
+    return {term.label: term.kind for term in terms if term.kind.part_of}
+
+
+def cited(paper: Paper) -> str:
+    """The paper, as one line."""
+    where = f"{paper.venue} {paper.year}".strip()
+    link = f" [arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else ""
+    return f"{paper.authors.rstrip('.')}. *{paper.title}*. {where}.{link}"
+
+
+def facts(entry: Entry, added: Added) -> Iterator[str]:
+    """The table under the title."""
+    kind = entry.own.kind
+    student, teacher = kind.default_taps
+    sides = [f"the student's `{student}`" if student else "", f"the teacher's `{teacher}`" if teacher else ""]
+    rows = [("stands for", f"`{entry.method.expansion}`")]
+    rows += [("matches", f"{kind.matches or 'unverified'}: {' with '.join(filter(None, sides))}")]
+    rows += [("weight", f"{entry.weight:g}, {kind.weight_from or 'unverified'}")]
+    if kind.warm_up:
+        rows += [("warm-up", f"the weight grows over the first {kind.warm_up:.1%} of the run")]
+    rows += [("relates", {"unit": "each sample by itself", "batch": "samples of the batch to each other"}[kind.scope])]
+    if kind.needs:
+        rows += [("needs", ", ".join(f"`{name}`" for name in kind.needs))]
+    if len(entry.method.stages) > 1:
+        rows += [("stages", entry.method.plan.replace("|", "\\|"))]
+    pair = f"{FIRST.teacher} and {FIRST.student}, {FIRST.classes} classes"
+    trained = f"{added.parameters:,} parameters" if added.parameters else "nothing"
+    rows += [("trains", f"{trained} beside the student ({pair})")]
+    if added.buffers >= MIB:
+        rows += [("keeps", f"{added.buffers / MIB:.1f} MiB for {SAMPLES:,} training samples")]
+    yield from ("| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), "")
+
+
+def described(kind: type[Objective], first: str) -> list[str]:
+    """A docstring, in sections."""
+    sections: dict[str, list[str]] = {first: []}
+    current = first
+    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(kind.__doc__ or "")):
+        if paragraph.startswith(">>>"):
+            sections.setdefault("Example", []).append(f"```python\n{paragraph}\n```")
+            continue
+        start = next((start for start in HEADINGS if paragraph.startswith(start)), None)
+        if start is not None:
+            current = HEADINGS[start]
+            heading = start if start.endswith(":") else ""
+            paragraph = paragraph.removeprefix(heading).removeprefix("Defaults: ").strip()
+            paragraph = paragraph[0].upper() + paragraph[1:]
+        sections.setdefault(current, []).append(mathematics(paragraph))
+    lines = []
+    for heading, paragraphs in sections.items():
+        level = "##" if heading == first else "###"
+        lines += ["", f"{level} {heading}", "", "\n\n".join(paragraphs)]
+    return lines
+
+
+def mathematics(text: str) -> str:
+    """LaTeX in the two forms that GitHub leaves alone: fenced, and between dollars and backticks."""
+    text = re.sub(
+        r"\s*\$\$(.+?)\$\$[ \n]*", lambda m: f"\n\n```math\n{_lines(m[1])}\n```\n\n", text, flags=re.DOTALL
+    ).strip()
+    pieces = re.split(r"(```.*?```|`[^`]*`)", text, flags=re.DOTALL)  # code stays as it is
+    return "".join(piece if piece.startswith("`") else re.sub(r"\$([^$]+)\$", _inline, piece) for piece in pieces)
+
+
+def _inline(found: re.Match[str]) -> str:
+    return f"$`{' '.join(found[1].split())}`$"
+
+
+def how_to_run(entry: Entry, kind: type[Objective]) -> list[str]:
+    """A command and a call, and the options."""
+    name = entry.name
+    compared = name if name == LONE_STUDENT else f"{LONE_STUDENT} {name}"
+    lines = ["", "## How to run it", "", "```", f"potstill distill --methods {compared}", "```", ""]
+    lines += ["```python", f'student = potstill.distill(teacher, student, train_loader, method="{name}", epochs=30)']
+    lines += ["```", ""]
+    known = inspect.signature(kind).parameters.values()
+    options = {p.name: p.default for p in known if p.default is not p.empty and p.name not in SIZED}
+    options |= {WARM_UP: kind.warm_up} if kind.warm_up else {}
+    if options and name != LONE_STUDENT:
+        written = ", ".join(f"`{key}={_value(value)}`" for key, value in options.items())
+        key, value = next(iter(options.items()))
+        lines += [f"Options, in brackets behind the name (`{name}({key}={_value(value)})`): {written}."]
+    return lines
+
+
+def pinned(goldens: list[str]) -> list[str]:
+    """Which goldens hold it, and whose code computed them."""
+    lines = ["", "## What holds it", ""]
+    for golden in goldens:
+        with np.load(GOLDENS / f"{golden}.npz") as arrays:
+            metas = [json.loads(str(arrays[key])) for key in arrays.files if key.endswith(".meta")]
+        for origin in sorted({meta["source"] for meta in metas}):
+            lines += [f"- golden `{golden}`: value and gradient of {_repositories(origin)}"]
+    return lines if goldens else [*lines, "No golden; tests compare it with its formula written out."]
+
+
+def owners(found: list[Entry]) -> dict[str, str]:
+    """The method of each golden file: the one whose docstring names it, else the longest name that it begins with."""
+    names = {name: entry.name for entry in found for name, kind in OBJECTIVES.items() if kind is entry.own.kind}
+    names |= {name: entry.name for entry in found for name in OBJECTIVES if OBJECTIVES[name] in parts(entry).values()}
+    owned = {}
+    for golden in sorted(path.stem for path in GOLDENS.glob("*.npz")):
+        told = [entry.name for entry in found if f"`{golden}`" in (inspect.getdoc(entry.own.kind) or "")]
+        fits = [name for name in names if golden == name or golden.startswith(f"{name}_")]
+        owned[golden] = told[0] if told and golden not in names else names[max(fits, key=len)]
+    return owned
+
+
+def _repositories(origin: str) -> str:
+    found = (part.partition("@") for part in origin.split(" == "))
+    return " and ".join(f"[{name}](https://github.com/{name}/tree/{commit})" for name, _, commit in found)
+
+
+def _title(entry: Entry) -> str:
+    """The method's name, and its long name where the file is about it alone."""
+    kind = entry.own.kind
+    if entry.name == LONE_STUDENT:
+        return "The lone student"
+    first = (sys.modules[kind.__module__].__doc__ or "").splitlines()[0]
+    long = re.match(rf"{kind.__name__}: (.+?)(?: \([^()]*\d{{4}}\))?[.,]", first)
+    return f"{kind.__name__}: {long[1]}" if long else f"{kind.__name__} (`{entry.name}`)"
+
+
+def _source(kind: type[Objective]) -> str:
+    return f"{kind.__module__.replace('.', '/')}.py"
+
+
+def _lines(latex: str) -> str:
+    return "\n".join(line.strip() for line in latex.strip().splitlines())
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    made = pages()
+    for path in FOLDER.glob("*.md"):
+        if path.name not in made:
+            path.unlink()
+    for name, text in made.items():
+        (FOLDER / name).write_text(text)
+    sys.stdout.write(f"{len(made)} pages in {FOLDER.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -93,12 +93,14 @@ class Taps:
 
     `names` maps what a tap is called to a module path; `also` are further names that a message may suggest. Raises
     ValueError, naming the tap and near matches, for a path that does not exist; when called: for a tap that did not
-    fire or fired more than once, that is no tensor, that was changed in place afterwards, or, while gradients are on
-    and the network is trained, that carries no gradient.
+    fire or fired more than once, that is no tensor, that was changed in place afterwards, or (`needs_gradient`), while
+    gradients are on, that carries none.
     """
 
-    def __init__(self, model: nn.Module, names: Mapping[str, str], also: Iterable[str] = ()):
-        self.model = model
+    def __init__(
+        self, model: nn.Module, names: Mapping[str, str], also: Iterable[str] = (), needs_gradient: bool = True
+    ):
+        self.model, self.needs_gradient = model, needs_gradient
         modules = dict(model.named_modules())
         self.points: dict[str, Point] = {}
         for name, path in names.items():
@@ -139,7 +141,7 @@ class Taps:
                 f"tap {name!r}: the tensor of {path!r} was changed in place afterwards (an in-place activation, say), "
                 "so its value is gone; tap the module after it, or build the network with inplace=False"
             )
-        if torch.is_grad_enabled() and not tensor.requires_grad:
+        if self.needs_gradient and torch.is_grad_enabled() and not tensor.requires_grad:
             raise ValueError(
                 f"tap {name!r}: the tensor of {path!r} carries no gradient; the network, or the part in front of the "
                 "tap, is frozen or runs under no_grad"

@@ -31,7 +31,7 @@ from potstill.terms import Spec, Term
         ("icd~shuffled", "ce:1+icd:1"),
         ("ab", "ce:1+ab:1"),
         ("ft(rate=0.25)+kd", "ce:1+ft(rate=0.25):200+kd:1"),
-        ("simkd", "simkd:1"),
+        ("simkd", "ce:0+simkd:1"),
         ("simkd(factor=4)+kd", "ce:1+simkd(factor=4):1+kd:1"),
         ("dkd", "ce:1+dkd(warm_up=0.08333):1"),
         ("dkd(beta=2,warm_up=0):3", "ce:1+dkd(beta=2,warm_up=0):3"),

@@ -32,7 +32,7 @@ class SimKD(Objective):
     """
 
     default_taps = ("projected", "pooled_map")
-    paper_terms = "simkd:1"
+    paper_terms = "ce:0+simkd:1"
     matches = "features"
     weight_from = "the authors' code"
     paper = (
@@ -108,7 +108,7 @@ class Reused(nn.Module):
         self.body, self.size = body, (size[0], size[1])
         self.projector = Bottleneck(channels[0], channels[1] // factor, channels[1], activated=True)
         self.classifier = nn.Linear(channels[1], classes, bias=bias).requires_grad_(False)
-        self._features = Taps(body, {"features": path})
+        self._features = Taps(body, {"features": path}, needs_gradient=False)
 
     def forward(self, x: Tensor) -> Float[Tensor, "B K"]:
         features = self._features(lambda: self.body(x)).taps["features"]

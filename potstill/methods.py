@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from potstill.errors import did_you_mean
 from potstill.objectives import OBJECTIVES
@@ -65,7 +66,10 @@ class Method:
     def plan(self) -> str:
         """What is done, in words: the expansion, stage by stage."""
         *first, main = self.stages
-        parts = [f"{describe(stage.terms)} for {stage.share:.3g} of the epochs first, then " for stage in first]
+        parts = [
+            f"{describe(stage.terms)} alone for {Fraction(stage.share).limit_denominator(240)} of the epochs, then "
+            for stage in first
+        ]
         return "".join(parts) + describe(main.terms) + (f" ({self.control} teacher)" if self.control else "")
 
 

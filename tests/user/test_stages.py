@@ -150,7 +150,7 @@ def test_what_stages_come_to():
     assert [term.label for term in method.terms] == ["ce", "ft", "kd"]
     assert method.stages[0].terms[0].weight == 2
     assert method.plan == (
-        "ab:2 for 0.125 of the epochs first, then ft_paraphraser:1 for 0.125 of the epochs first, then ce:1+ft:200+kd:1"
+        "ab:2 alone for 1/8 of the epochs, then ft_paraphraser:1 alone for 1/8 of the epochs, then ce:1+ft:200+kd:1"
     )
     assert parse("ab~shuffled").needs_teacher
     assert Stage("ab", (), share=1 / 8).fit(Fit(epochs=240)).epochs == 30

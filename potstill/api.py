@@ -115,8 +115,10 @@ def distill(
         values = {"recipe": {**names, "method": plan.expansion, "fit": asdict(fit), "seed": seed}}
         claimed = runs.claim(folder, {**values, "environment": runs.environment()}, resume)
     with claimed:
-        if plan.adapting:
+        if plan.adapting:  # the network around the student answers in the classes of the data
             student = _adapted(student, teacher, plan, examples, student_preprocess, teacher_preprocess, seed)
+            if student_preprocess is not None:
+                student_preprocess = replace(student_preprocess, label_map=None)
         arithmetic, why = runs.settle_precision(
             folder,
             precision,
@@ -161,7 +163,7 @@ def distill(
     lay_out(student, torch.contiguous_format)
     if folder is not None:
         card: dict[str, Any] = {
-            "model": {"class": _name(student)},
+            "model": {"class": names["student"]},
             "preprocess": student_preprocess.describe() if student_preprocess else None,
             "method": plan.name,
             "expansion": plan.expansion,

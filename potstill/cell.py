@@ -22,7 +22,7 @@ from potstill.sources import Network, Shuffled
 from potstill.taps import probe, untouched
 from potstill.tasks.classify import Classify, Evaluation
 from potstill.terms import Spec, Term
-from potstill.types import MAIN, Batch, DataInfo, LiveSource, Outputs, Progress, Source
+from potstill.types import MAIN, Batch, DataInfo, LiveSource, Objective, Outputs, Progress, Source
 from potstill.wiring import Weights, wire
 
 
@@ -134,7 +134,11 @@ def adapted(
 
     if teacher is None:
         return student
+    if len(method.adapting) > 1:
+        raise ValueError(f"{' and '.join(t.label for t in method.adapting)} each make another network of the student")
     for term in method.adapting:
+        if isinstance(term.objective, Objective):
+            raise ValueError(f"term {term.label!r}: give the class or a Spec; it is built with the student's network")
         options = dict(term.objective.kwargs) if isinstance(term.objective, Spec) else {}
         guided = source(student, examples.probe, trained=True, preprocess=preprocess, precision=Precision())
         with torch.random.fork_rng(devices=[]):

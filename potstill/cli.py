@@ -214,9 +214,10 @@ def _console() -> Console:
 
 def _list(arguments: list[str]) -> int:
     from potstill import methods_index
-    from potstill.pairs import Pair
+    from potstill.pairs import Pair, check_words
     from potstill.report import listing
 
+    check_words(arguments)
     given = tyro.cli(ListWhat, args=arguments, prog="potstill list")
     shape = {name: getattr(given, name) for name in ("size", "classes", "channels")}
     if given.pair is None and shape != {name: getattr(ListWhat, name) for name in shape}:

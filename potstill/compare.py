@@ -130,6 +130,7 @@ class Comparison:
         self, module: nn.Module, spec: Network, method: Method, fit: Fit, seed: int, folder: Path, label: str
     ) -> tuple[dict[str, Any], Evaluation]:
         """Train one network to the end and save it."""
+        preprocess = self.setting.preprocess(spec, method)
         engine, done = train_stages(
             module,
             self.teacher if method.needs_teacher else None,
@@ -140,7 +141,7 @@ class Comparison:
             label=label,
             resume=self.options.resume,
             seed=seed,
-            preprocess=self.setting.preprocess(spec),
+            preprocess=preprocess,
             precision=self.precision,
             reference=self.answers,
             folder=folder,
@@ -155,7 +156,7 @@ class Comparison:
                 "classes": list(train.classes),
                 "channels": train.channels,
                 "size": list(train.size),
-                "preprocess": self.setting.preprocess(spec).describe(),
+                "preprocess": preprocess.describe(),
                 "data": train.name,
                 "method": method.name,
                 "expansion": method.expansion,

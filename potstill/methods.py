@@ -163,21 +163,26 @@ def _weight(whole: str, text: str | None) -> float | None:
 
 
 def _options(whole: str, name: str, text: str | None) -> dict:
-    known = [
-        p.name
-        for p in inspect.signature(OBJECTIVES[name]).parameters.values()
-        if p.default is not p.empty and p.name not in SIZED
-    ] + [WARM_UP]
+    signature = inspect.signature(OBJECTIVES[name]).parameters.values()
+    known = {p.name: p.default for p in signature if p.default is not p.empty and p.name not in SIZED}
+    known[WARM_UP] = 0.0
     options = {}
     for pair in filter(None, (text or "").split(",")):
         key, _, value = pair.partition("=")
         if key not in known:
-            close = did_you_mean(key, known) if known else "it takes none"
-            raise ValueError(f"method {whole!r}: {name} has no option {key!r}; {close}")
+            raise ValueError(f"method {whole!r}: {name} has no option {key!r}; {did_you_mean(key, known)}")
         if not value:
             raise ValueError(f"method {whole!r}: option {key!r} of {name} has no value; write {key}=value")
         try:
             options[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             options[key] = value  # a plain word, such as scale=fixed
+        usual, given = known[key], options[key]
+        whole_number = isinstance(given, int) and not isinstance(given, bool)
+        fits = {bool: isinstance(given, bool), int: whole_number, str: isinstance(given, str)}
+        fits[float] = whole_number or isinstance(given, float)
+        if not fits.get(type(usual), True):
+            raise ValueError(
+                f"method {whole!r}: option {key!r} of {name} is {type(usual).__name__} ({key}={usual!r}), got {value!r}"
+            )
     return options

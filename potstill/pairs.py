@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -41,6 +42,15 @@ class Pair:
 
 FIRST = Pair("wrn_40_2", "wrn_16_2")
 """The first pair of RepDistiller's tables."""
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raises ValueError where `--for` is not followed by two networks, before a parser words it otherwise."""
+    if "--for" in words:
+        behind = list(takewhile(lambda word: not word.startswith("-"), words[words.index("--for") + 1 :]))
+        if len(behind) != 2:
+            named = f" and not {len(behind)}" if behind else ""
+            raise ValueError(f"--for takes two networks{named}: potstill list methods --for TEACHER STUDENT")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ last two are named with `.map` behind the module path, which `Taps` reads as `[B
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ class Watch:
         self.first: set[tuple[int, ...]] = set()
         self.last: set[tuple[int, ...]] = set()
         self.image: Size | None = None
+        self.begun = False
+        self.alive: dict[int, tuple[weakref.ref[Tensor], int, Seen]] = {}
 
     def record(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
@@ -62,11 +65,13 @@ class Watch:
             value = result[0] if isinstance(result, tuple | list) and result else result
             if entered is not None and entered.ndim == 4 and (self.image is None or _area(entered) > _area(self.image)):
                 self.image = entered.shape[-2], entered.shape[-1]
+            self.begun |= any(True for _ in module.parameters())  # before, inputs are only prepared
+            self._note_changes()
             if path and isinstance(value, Tensor):
                 self.runs[path] += 1
                 if isinstance(module, nn.Linear):
                     self.linears.append((path, value if entered is None else entered, value))
-                if value.is_floating_point() and value.ndim in (3, 4):
+                if value.is_floating_point() and value.ndim in (3, 4) and self.begun:
                     self._keep(path, module, entered, value, plain=value is result)
 
         return hook
@@ -88,9 +93,19 @@ class Watch:
         mean = value[:COMPARED].mean(inner, dtype=kind) if plain or len(shape) == 3 else None
         place = value.data_ptr(), value._version
         self.seen.append(Seen(path, module, shape, came, mean, place, over_last, len(shape) == 4 and not plain))
+        self.alive[id(self.seen[-1])] = weakref.ref(value), value._version, self.seen[-1]
+
+    def _note_changes(self) -> None:
+        """Tensors that live on and were changed in place, by an operation that is no module: their value is gone."""
+        for key, (reference, version, one) in list(self.alive.items()):
+            value = reference()
+            if value is None or value._version != version:
+                one.lost |= value is not None
+                del self.alive[key]
 
     def names(self, output: Tensor, modules: dict[str, nn.Module]) -> dict[str, str]:
-        """The usual taps, as far as they exist: `stage1` …, `last_map`, `embedding`, `pooled_map`."""
+        """The usual taps, as far as they exist: `stem`, `stage1` …, `last_map`, `embedding`, `pooled_map`."""
+        self._note_changes()
         batch = output.shape[0] if output.ndim else 0
         seen = [one for one in self.seen if one.shape[0] == batch]
         for one in seen:
@@ -112,6 +127,7 @@ class Watch:
         before = [path if tokens else self._before_activation(one, seen) for path, one in found]
         names |= {f"stage{number}.pre": path for number, path in enumerate(before, start=1) if path}
         if found:
+            names |= {"stem": next(filter(None, (self._path(one, sizes) for one in maps)), found[0][0])}
             names["last_map"] = found[-1][0]
         return names | self._classifier(seen, output, sizes)
 
@@ -157,7 +173,7 @@ class Watch:
     def _pooled(self, one: Seen, embedding: Tensor, sizes: list[Size]) -> bool:
         """Its averages are the embedding, but for the rounding of bfloat16."""
         size = _size(one) if len(one.shape) == 4 else _grid(one.shape[1], sizes, self.image)
-        if one.mean is None or size is None or embedding.ndim != 2 or len(embedding) < 2:
+        if one.mean is None or size is None or self.image is None or embedding.ndim != 2 or len(embedding) < 2:
             return False
         if _area(size) == 1 or (len(one.shape) == 3 and _area(size) != one.shape[1]):
             return False

@@ -57,13 +57,17 @@ class Setting:
             **options,
         }
 
-    def preprocess(self, spec: Network) -> Preprocess:
-        """A network's own normalisation; the training data's where the recipe does not say."""
+    def preprocess(self, spec: Network, method: Method | None = None) -> Preprocess:
+        """A network's own normalisation; the training data's where the recipe does not say.
+
+        A student that `method` adapts answers in the classes of the data: it has no label map.
+        """
         if (spec.mean is None) != (spec.std is None):
             raise ValueError(f"network {spec.name!r}: give both mean and std, or neither")
         own = Preprocess.of(self.train)
         mean, std = spec.mean or own.mean, spec.std or own.std
-        return replace(own, mean=mean, std=std, size=spec.size, label_map=spec.label_map)
+        mapped = None if method is not None and method.adapting else spec.label_map
+        return replace(own, mean=mean, std=std, size=spec.size, label_map=mapped)
 
     def teacher(self, module: nn.Module, precision: Precision | None = None) -> Source:
         probe = next(iter(batches(self.train, 4, self.device)))
@@ -99,7 +103,7 @@ class Setting:
                     stage.terms,
                     self.examples(fit, seed),
                     fit,
-                    preprocess=self.preprocess(student),
+                    preprocess=self.preprocess(student, method),
                 )
 
     def measure(self, methods: list[Method], seed: int) -> Choice:
@@ -112,7 +116,7 @@ class Setting:
             method.terms,
             self.examples(self.recipe.fit, seed),
             self.recipe.fit,
-            self.preprocess(self.recipe.student),
+            self.preprocess(self.recipe.student, method),
             self.preprocess(self.recipe.teacher),
         )
 

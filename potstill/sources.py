@@ -16,6 +16,9 @@ from potstill.precision import Precision, lay_out
 from potstill.taps import Taps, stages_of
 from potstill.types import Batch, Outputs, Task
 
+USUAL = ("stem", "last_map", "pooled_map", "embedding")
+"""Taps that the probe may find, beside stages."""
+
 
 class Network:
     """A live network: the student or another trained source (`trained=True`), or a frozen teacher.
@@ -78,7 +81,7 @@ class Network:
         key = tuple(names)
         if key not in self._taps:
             for name in key:
-                usual = name in ("embedding", "last_map", "pooled_map") or stages_of([name.removesuffix(".pre")])
+                usual = name in USUAL or stages_of([name.removesuffix(".pre")])
                 if name not in self.names and usual:
                     raise ValueError(self._lacks(name))
             self._taps[key] = Taps(self._module, {name: self.names.get(name, name) for name in key}, also=self.names)
@@ -86,13 +89,15 @@ class Network:
 
     def _lacks(self, name: str) -> str:
         found = f"the probe found {', '.join(sorted(self.names)) or 'nothing'}"
-        reason = "no nn.Linear produces its answer" if name == "embedding" else found
-        advice = "name a module path instead"
-        if name.endswith(".pre") and name.removesuffix(".pre") in self.names:
+        reason, advice = found, "name a module path instead"
+        if name == "embedding":
+            reason = "no nn.Linear produces its answer"
+        elif name.endswith(".pre") and name.removesuffix(".pre") in self.names:
             reason = "no activation of its own makes that map"
-            advice = (
-                f"in a potstill.Term name {name.removesuffix('.pre')!r}, after activation, or a module path instead"
-            )
+            advice = "in a potstill.Term write 'stages', the maps after activation, or module paths instead"
+        elif "last_map" not in self.names:
+            reason = f"it has no feature map [B, C, H, W] ({found})"
+            advice = "kd, icd and srrl learn from answers and embeddings; or name a module path"
         paths = did_you_mean(name, [path for path, _ in self._module.named_modules() if path])
         return f"{type(self._module).__name__} has no {name!r}: {reason}; {advice}; {paths}"
 

@@ -50,7 +50,7 @@ def load(run: str | Path, model: nn.Module | None = None) -> Predictor:
                 "and call potstill.load(run, model=…)"
             )
         model = build(**card["model"])
-    if "reused" in card:
+    if "reused" in card and not isinstance(model, Reused):
         model = Reused(model, **card["reused"])
     load_weights(model, folder / WEIGHTS)
     preprocess = Preprocess.from_dict(card["preprocess"]) if card.get("preprocess") else None

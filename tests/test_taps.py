@@ -165,6 +165,7 @@ def test_module_replaced_after_construction(x):
 def test_probe_finds_the_usual_taps_of_a_cnn(x):
     found = probe(model := Cnn(), lambda: model(x))
     assert found.names == {
+        "stem": "stem",
         "stage1": "act",
         "stage2": "deep",
         "stage1.pre": "act.input",
@@ -179,6 +180,7 @@ def test_probe_finds_the_usual_taps_of_a_cnn(x):
 def test_probe_finds_the_usual_taps_of_a_vit(x):
     found = probe(model := Vit(), lambda: model(x))
     assert found.names == {
+        "stem": "patch",
         "stage1": "blocks.0.map2x2",
         "stage2": "blocks.1.map2x2",
         "stage1.pre": "blocks.0.map2x2",
@@ -376,6 +378,7 @@ def test_channels_last_is_read_as_channels_first():
     x = torch.randn(2, 3, 16, 24)
     found = probe(model := ChannelsLast(), lambda: model(x))
     assert found.names == {
+        "stem": "patch",
         "stage1": "stages.0.map",
         "stage2": "norm.map",
         "last_map": "norm.map",
@@ -401,7 +404,7 @@ def test_channels_last_inside_a_block_is_no_stage(x):
 
     model = nn.Sequential(nn.Conv2d(3, 4, 1), Inner(), Inner(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     names = probe(model, lambda: model(x)).names
-    assert names == {"stage1": "2", "last_map": "2", "pooled_map": "2", "embedding": "5.input"}
+    assert names == {"stem": "0", "stage1": "2", "last_map": "2", "pooled_map": "2", "embedding": "5.input"}
 
 
 @pytest.mark.parametrize("inplace", [False, True])
@@ -440,7 +443,7 @@ def test_map_behind_a_path(x):
 
 
 def test_many_stages_stay_in_order():
-    model = nn.Sequential(*[nn.AvgPool2d(2, stride=1) for _ in range(11)])
+    model = nn.Sequential(nn.Conv2d(1, 1, 2), *[nn.AvgPool2d(2, stride=1) for _ in range(10)])
     found = probe(model, lambda: model(torch.randn(1, 1, 14, 14)))
     assert found.stages == tuple(f"stage{n}" for n in range(1, 12))
 
@@ -529,3 +532,42 @@ def test_own_names_win_over_what_is_found(x):
     found = probe(model, lambda: model(x))
     assert (found.names["stage1"], found.names["neck"], found.names["last_map"]) == ("stem", "hidden", "deep")
     assert found.stages == ("stage1",)  # no guess beside the stages that the network names
+
+
+class Normalised(nn.Module):
+    def forward(self, x):
+        return (x - 0.5) / 0.25
+
+
+class Added(nn.Module):
+    """Its sum is made in place by no module, and so destroys what the convolution gave."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1)
+        self.extra, self.act, self.head = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        y = self.act(self.first(x))
+        z = self.extra(y)
+        z += y
+        return self.head(self.second(z).mean((2, 3)))
+
+
+def test_what_prepares_the_input_is_no_stage():
+    model = nn.Sequential(
+        Normalised(), nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    found = probe(model, lambda: model(torch.randn(4, 3, 9, 9)))
+    assert found.names["stage1"] == found.names["last_map"] == "2"
+    assert found.names["stem"] == "1"
+    assert found.names["stage1.pre"] == "2.input"
+
+
+def test_maps_that_are_changed_in_place_are_not_named():
+    model = Added()
+    found = probe(model, lambda: model(torch.randn(4, 3, 8, 8)))
+    assert found.names["stage1"] == "act"
+    assert found.names["last_map"] == "second"
+    x = torch.randn(4, 3, 8, 8)
+    Taps(model, {name: found.names[name] for name in ("stage1", "stage2")})(lambda: model(x))

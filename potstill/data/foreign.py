@@ -41,14 +41,19 @@ class Given:
         self.samples = len(cast(Sized, loader.dataset)) if known else self.steps * self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        position = 0
+        position = given = 0
         for step, item in enumerate(self.loader):
             if step >= self.steps:
                 return
             batch, _ = as_batch(item, position, self.device, self.classes)
-            position += len(batch)
+            position, given = position + len(batch), step + 1
             if step >= start:
                 yield batch
+        if given < self.steps:
+            raise ValueError(
+                f"the loader gave {given} of its {self.steps} batches in pass {epoch + 1} over the data; it must give "
+                "all of them every time, so it cannot be an iterator that is read once"
+            )
 
 
 class Ordered:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import threading
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -12,6 +12,8 @@ from potstill.connectors import Bottleneck, check_maps, to_smaller
 from potstill.functional import at_least_float32, mean_of_rest
 from potstill.taps import Taps
 from potstill.types import Objective
+
+_ALONE = threading.RLock()
 
 
 class SimKD(Objective):
@@ -55,10 +57,18 @@ class SimKD(Objective):
 
     @classmethod
     def adapt(cls, student, teacher, listen, factor=2):
-        if "pooled_map" not in teacher.names:
+        if isinstance(student.module, Reused):
             raise ValueError(
-                "simkd: it reuses the teacher's classifier, which must read the average of a feature map, and the "
-                f"probe found no such map in {type(teacher.module).__name__}; srrl and icd learn from its embedding"
+                "simkd: the student ends in a reused classifier already; give the network in it, its .body"
+            )
+        head = teacher.names.get("embedding", "").removesuffix(".input")
+        classifier = dict(teacher.module.named_modules()).get(head)
+        plain = isinstance(classifier, nn.Linear) and type(classifier).forward is nn.Linear.forward
+        if "pooled_map" not in teacher.names or not plain:
+            raise ValueError(
+                "simkd: it reuses the teacher's classifier, which must be an nn.Linear and read the average of a "
+                f"feature map; {type(teacher.module).__name__} has no such classifier. srrl and icd learn from its "
+                "embedding"
             )
         path = student.names.get("pooled_map") or student.names.get("last_map")
         if path is None:
@@ -66,10 +76,11 @@ class SimKD(Objective):
         ours, theirs = (
             tuple(listen(source, (tap,)).get(tap).shape) for source, tap in ((student, path), (teacher, "pooled_map"))
         )
-        classifier = teacher.module.get_submodule(teacher.names["embedding"].removesuffix(".input"))
         mapped = None if teacher.preprocess is None else teacher.preprocess.label_map
         rows = slice(None) if mapped is None else list(mapped)
-        weights = {name: value.detach()[rows] for name, value in classifier.named_parameters()}
+        weights = {"weight": classifier.weight.detach()[rows]}
+        if classifier.bias is not None:
+            weights["bias"] = classifier.bias.detach()[rows]
         sizes = {"classes": len(weights["weight"]), "bias": "bias" in weights, "factor": factor}
         reused = Reused(student.module, path, (ours[1], theirs[1]), theirs[2:], **sizes)
         reused.classifier.load_state_dict(weights)
@@ -87,8 +98,6 @@ class Reused(nn.Module):
 
     `path` names the student's map `[B, channels[0], H, W]`, `channels[1]` are the teacher's, `size` is its map's.
     """
-
-    taps: ClassVar[dict[str, str]] = {"projected": "projector"}
 
     def __init__(
         self,
@@ -110,8 +119,16 @@ class Reused(nn.Module):
         self.classifier = nn.Linear(channels[1], classes, bias=bias).requires_grad_(False)
         self._features = Taps(body, {"features": path}, needs_gradient=False)
 
+    @property
+    def taps(self) -> dict[str, str]:
+        """`projected`, and what the student names itself, but for its answer's."""
+        own = dict(getattr(self.body, "taps", None) or {})
+        inner = {name: f"body.{path}" for name, path in own.items() if name not in ("embedding", "pooled_map")}
+        return inner | {"projected": "projector"}
+
     def forward(self, x: Tensor) -> Float[Tensor, "B K"]:
-        features = self._features(lambda: self.body(x)).taps["features"]
+        with _ALONE:  # the tap is a hook: two threads of a server must not see each other's
+            features = self._features(lambda: self.body(x)).taps["features"]
         return self.classifier(self.project(features).mean((2, 3)))
 
     def project(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C_t h w"]:

@@ -139,7 +139,7 @@ CHANNELS = {"cnn": [8, 12], "vit": [16, 16], "hf_vit": [16, 16], "hf_resnet": [8
 def reason(teacher, student, method):
     """Why a method does not fit this pair, in the words of the message; None: it runs."""
     if method == "reviewkd" and teacher not in ACTIVATED:
-        return r"has no 'stage1\.pre'.*in a potstill\.Term name 'stage1'"
+        return r"has no 'stage1\.pre'.*in a potstill\.Term write 'stages'"
     if method == "kdsvd" and CHANNELS[teacher][-2:] != CHANNELS[student][-2:]:
         return r"over channels, so they must be equal\. at, nst and sp do without"
     return None
@@ -218,3 +218,28 @@ def test_on_the_command_line(weights, shell):
     status, _, errors = shell(*words, "--out", "other")
     assert status == 1
     assert "there is no folder my_vit" in errors
+
+
+def test_a_loader_that_is_read_once_is_refused_when_it_runs_dry(networks, data):
+    class Stream(list):
+        """Batches that are gone once given, as those of a generator."""
+
+        def __iter__(self):
+            while len(self) > 2:
+                yield self.pop()
+
+        def __len__(self):
+            return list.__len__(self) if list.__len__(self) < 3 else 3
+
+    x, y = data
+    stream = Stream([(x[:8], y[:8])] * 9)
+    with pytest.raises(ValueError, match=r"gave \d of its 3 batches in pass \d over the data.*read once"):
+        potstill.distill(
+            copy.deepcopy(networks["cnn"]),
+            copy.deepcopy(networks["cnn"]),
+            stream,
+            method="kd",
+            fit=Fit(epochs=8),
+            precision="float32",
+            quiet=True,
+        )

@@ -1,6 +1,7 @@
 """Methods that are more than terms: AB, FT and FSP train in two stages, SimKD's student is another network."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 import potstill
 from potstill import Fit, Term, cell, checkpoint
 from potstill.cell import train_stages
+from potstill.data import Preprocess
 from potstill.engine import Engine
 from potstill.methods import Method, parse
 from potstill.objectives import AB, FT, ICD, CrossEntropy, SimKD
@@ -211,6 +213,46 @@ def test_simkd_composes_and_reaches_the_student_of_a_recipe(shell, good, tmp_pat
     assert not isinstance(potstill.load(cells["ab"]).model, Reused)
 
 
+def test_simkd_and_label_maps(tmp_path):
+    """Both networks may name their classes otherwise; the student that comes back names them as the data does."""
+    teacher = taught()
+    order = torch.tensor([2, 0, 1])
+    with torch.no_grad():  # the teacher's answers, in another order
+        teacher.head.weight.copy_(teacher.head.weight[order].clone())
+        teacher.head.bias.copy_(teacher.head.bias[order].clone())
+    maps = {"teacher_preprocess": Preprocess(label_map=(1, 2, 0))}
+    maps["student_preprocess"] = Preprocess(label_map=(2, 0, 1))
+    fit = Fit(epochs=20, batch_size=20, lr=0.1)
+    adapted = distilled(tmp_path / "run", "simkd", teacher, Net(4), fit=fit, **maps)
+    assert rows(tmp_path / "run")[-1]["top1"] > 80
+    x, y = bars(30, 3)
+    assert (adapted(x).argmax(1) == y).float().mean() > 0.8
+    predictor = potstill.load(tmp_path / "run", model=Net(4))
+    torch.testing.assert_close(predictor(x), adapted(x))
+    torch.testing.assert_close(potstill.load(tmp_path / "run", model=adapted)(x), adapted(x))
+
+
+def test_simkd_students_are_served_by_threads():
+    adapted = distilled(None, "simkd", fit=Fit(epochs=1, batch_size=20)).eval()
+    xs = [bars(12, seed)[0] for seed in range(24)]
+    with torch.no_grad():
+        expected = [adapted(x) for x in xs]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda x: predict(adapted, x), xs))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@torch.no_grad()
+def predict(model, x):
+    return model(x)
+
+
+class Cosine(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(nn.functional.normalize(x), nn.functional.normalize(self.weight))
+
+
 class Flat(Net):
     """Its classifier reads no average."""
 
@@ -219,8 +261,21 @@ class Flat(Net):
 
 
 def test_simkd_says_when_it_cannot_work(tmp_path):
-    with pytest.raises(ValueError, match=r"simkd: .* must read the average of a feature map.*srrl and icd"):
+    with pytest.raises(
+        ValueError, match=r"simkd: .* read the average of a feature map; Flat has no such classifier.*srrl and icd"
+    ):
         distilled(None, "simkd", teacher=Flat(12, 1))
+    other = Net(12, 1)
+    other.head = Cosine(12, 3)
+    with pytest.raises(ValueError, match=r"must be an nn.Linear .* Net has no such classifier"):
+        distilled(None, "simkd", teacher=other)
+    once = distilled(None, "simkd", fit=Fit(epochs=1, batch_size=20))
+    with pytest.raises(ValueError, match=r"ends in a reused classifier already; give the network in it, its \.body"):
+        distilled(None, "simkd", student=once)
+    with pytest.raises(ValueError, match="simkd and simkd each make another network"):
+        distilled(None, [Term(CrossEntropy), Term(SimKD, name="simkd"), Term(SimKD, name="simkd")])
+    with pytest.raises(ValueError, match="give the class or a Spec"):
+        distilled(None, [Term(CrossEntropy), Term(SimKD(factor=4))])
     with pytest.raises(ValueError, match=r"factor must lie between 1 and the teacher's 12, got 40"):
         distilled(None, "simkd(factor=40)")
     with pytest.raises(ValueError, match="'projected'"):

@@ -81,6 +81,8 @@ class Objective(nn.Module):
     default_weight: ClassVar[float] = 1.0
     default_taps: ClassVar[tuple[str | None, str | None]] = ("output", "output")
     """Left and right address; None where the loss has one side only."""
+    lazy: bool = False
+    """A unit's loss is a function of its own row of logits (and of extras), so both sides may be `LazyLogits`."""
     paired: ClassVar[bool] = True
     """Several taps are compared one by one: of two networks with unequally many stages the deepest are taken."""
     paper_terms: ClassVar[str | None] = None

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+
+class Shaped(Protocol):
+    """A tensor, or what will be one."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
 
 
 def at_least_float32(value: Tensor) -> Tensor:
@@ -64,7 +73,7 @@ def as_tuple(side: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return side if isinstance(side, tuple) else (side,)
 
 
-def same_classes(name: str, student: Tensor, teacher: Tensor, dim: int = -1) -> int:
+def same_classes(name: str, student: Shaped, teacher: Shaped, dim: int = -1) -> int:
     """The number of classes of both answers. Raises ValueError, for the objective `name`, where they differ."""
     if student.shape[dim] != teacher.shape[dim]:
         raise ValueError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 
 from torch import Tensor, nn
 
-from potstill.batch import MAIN, Batch, Outputs, Progress, SourceOutputs, Tensors, View
+from potstill.batch import MAIN, Answer, Batch, LazyLogits, Outputs, Progress, Side, SourceOutputs, Tensors, View
 
 if TYPE_CHECKING:
     from potstill.stages import Stage
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAIN",
+    "Answer",
     "Batch",
     "DataInfo",
+    "LazyLogits",
     "LiveSource",
     "Objective",
     "Outputs",
     "Primes",
     "Progress",
+    "Side",
     "Source",
     "SourceOutputs",
     "Stateful",
@@ -208,7 +211,7 @@ class Task(Protocol):
         """Make the training example and name its views; several batches mean several optimizer steps."""
         ...
 
-    def forward(self, model: nn.Module, batch: Batch, view: str) -> Tensor:
+    def forward(self, model: nn.Module, batch: Batch, view: str) -> Answer:
         """Run the network on one view."""
         ...
 

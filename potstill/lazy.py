@@ -1,0 +1,145 @@
+"""Losses over a large vocabulary, from hidden states and heads: `[tokens, V]` never exists as a whole.
+
+A loss whose units read their own row of logits alone (`Objective.lazy`) is summed in pieces. For some tokens at a time
+the logits of both sides are made, the loss is differentiated there, and its gradient is carried into the hidden states
+and the student's head at once; the logits are then forgotten. So the gradient is ready when the loss is, and nothing is
+computed twice. Letters in shapes: N tokens, D width (each side has its own), V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from potstill.batch import LazyLogits
+from potstill.functional import at_least_float32, full_precision
+from potstill.types import Objective
+
+LOGITS = 2**25
+"""The most logits of one side that exist at once (128 MiB in float32): enough rows for fast matrix products."""
+TEMPORARIES = 2**21
+"""The most logits that the formula sees at once: it keeps about ten tensors of this size (8 MiB each)."""
+
+
+def weighted_sum(
+    objective: Objective,
+    student: LazyLogits,
+    teacher: LazyLogits | Tensor | None,
+    unit_weight: Tensor,
+    extras: Mapping[str, Tensor],
+) -> Tensor:
+    """$\\sum_u w_u \\, loss_u$ over all units; its gradient is computed now, and handed over by `backward`, once.
+
+    `unit_weight` (mask / global count) and every extra have one entry per unit, the leading shape of the logits.
+    Units of weight 0 do not count. The right side gets no gradient. Matrix products run in the dtype of the hidden
+    states, as a dense head's would; the formula, sums and the head's gradient in at least float32.
+
+    Raises ValueError for an extra of another shape, and where the vocabularies differ.
+    """
+    units = student.shape[:-1]
+    for name, value in {"unit_weight": unit_weight, **extras}.items():
+        if tuple(value.shape) != units:
+            raise ValueError(
+                f"{type(objective).__name__}: {name!r} has shape {list(value.shape)}, expected one entry for each of "
+                f"the units {list(units)} of the student's LazyLogits"
+            )
+    if teacher is not None and tuple(teacher.shape) != student.shape:
+        raise ValueError(
+            f"{type(objective).__name__}: the student's logits would have shape {list(student.shape)}, the teacher's "
+            f"{list(teacher.shape)}; expected the same tokens and the same vocabulary"
+        )
+    flat = {name: value.flatten() for name, value in extras.items()}
+    work = _Work(objective, teacher, unit_weight.flatten(), flat, torch.is_grad_enabled())
+    with full_precision(student.hidden):
+        return _WeightedSum.apply(student.hidden, student.weight, student.bias, work)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the sum needs beside the student's tensors, by unit."""
+
+    objective: Objective
+    teacher: LazyLogits | Tensor | None
+    weights: Tensor
+    extras: Mapping[str, Tensor]
+    differentiate: bool
+
+    def loss(self, logits: Tensor, teacher: Tensor | None, rows: slice) -> Tensor:
+        extras = {name: value[rows] for name, value in self.extras.items()}
+        weights = self.weights[rows]
+        losses = self.objective(logits, teacher, **extras)
+        # As in `reduce`: what does not count is left out before it is weighed, for it may not be finite.
+        return (torch.where(weights != 0, losses, 0) * weights.to(losses.dtype)).sum()
+
+
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work) -> Tensor:
+        wanted = [needed and work.differentiate for needed in ctx.needs_input_grad[:3]]
+        head = LazyLogits(hidden, weight, bias).cast()
+        flat, vocabulary = head.hidden.flatten(0, -2), len(weight)
+        teacher = _Rows(work.teacher)
+        for_hidden = torch.empty_like(flat) if wanted[0] else None
+        # Sums over many tokens, of values that bfloat16 would swallow.
+        for_weight = torch.zeros_like(weight, dtype=_wide(weight)) if wanted[1] else None
+        for_bias = None if bias is None or not wanted[2] else torch.zeros_like(bias, dtype=_wide(bias))
+        total = torch.zeros((), dtype=_wide(hidden), device=hidden.device)
+        for tokens in _slices(slice(0, len(flat)), LOGITS // vocabulary):
+            logits = at_least_float32(head.rows(tokens))
+            theirs = teacher(tokens)
+            for some in _slices(slice(0, len(logits)), TEMPORARIES // vocabulary):
+                rows = slice(tokens.start + some.start, tokens.start + some.stop)
+                piece = logits[some].detach().requires_grad_(any(wanted))
+                with torch.set_grad_enabled(any(wanted)):
+                    loss = work.loss(piece, None if theirs is None else theirs[some], rows)
+                total += loss.detach()
+                if any(wanted):  # over the logits, which nobody needs again
+                    logits[some] = torch.autograd.grad(loss, piece)[0]
+            if for_hidden is not None:
+                torch.mm(logits.to(flat.dtype), head.weight, out=for_hidden[tokens])
+            if for_weight is not None:
+                for_weight.addmm_(logits.T.to(for_weight.dtype), flat[tokens].to(for_weight.dtype))
+            if for_bias is not None:
+                for_bias += logits.sum(0)
+        ctx.ready = (None if for_hidden is None else for_hidden.view_as(hidden), for_weight, for_bias)
+        ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.ready is None:
+            raise RuntimeError(
+                "a loss on LazyLogits was differentiated twice: its gradient is handed over once, so add up the losses "
+                "and call backward() on the sum"
+            )
+        ready, ctx.ready = ctx.ready, None  # scaled in place: a copy of the head's gradient may be half a gigabyte
+        return (*(None if g is None else g.mul_(scale).to(d) for g, d in zip(ready, ctx.dtypes, strict=True)), None)
+
+
+class _Rows:
+    """Rows of a side's logits, without gradient: made when asked for, or there already."""
+
+    def __init__(self, side: LazyLogits | Tensor | None):
+        self.lazy = side.cast() if isinstance(side, LazyLogits) else None
+        self.dense = side.detach().flatten(0, -2) if isinstance(side, Tensor) else None
+
+    def __call__(self, tokens: slice) -> Tensor | None:
+        if self.lazy is not None:
+            return self.lazy.rows(tokens)
+        return None if self.dense is None else self.dense[tokens]
+
+
+def _slices(whole: slice, most: int) -> Iterator[slice]:
+    most = max(1, most)
+    for start in range(whole.start, whole.stop, most):
+        yield slice(start, min(start + most, whole.stop))
+
+
+def _wide(value: Tensor) -> torch.dtype:
+    return torch.promote_types(value.dtype, torch.float32)

@@ -9,7 +9,7 @@ computed twice. Letters in shapes: N tokens, D width (each side has its own), V 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,8 +81,8 @@ class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work) -> Tensor:
         wanted = [needed and work.differentiate for needed in ctx.needs_input_grad[:3]]
-        head = LazyLogits(hidden, weight, bias).cast()
-        flat, vocabulary = head.hidden.flatten(0, -2), len(weight)
+        head = LazyLogits(hidden.flatten(0, -2), weight, bias).cast()
+        flat, vocabulary = head.hidden, len(weight)
         teacher = _Rows(work.teacher)
         for_hidden = torch.empty_like(flat) if wanted[0] else None
         # Sums over many tokens, of values that bfloat16 would swallow.
@@ -126,7 +126,7 @@ class _Rows:
     """Rows of a side's logits, without gradient: made when asked for, or there already."""
 
     def __init__(self, side: LazyLogits | Tensor | None):
-        self.lazy = side.cast() if isinstance(side, LazyLogits) else None
+        self.lazy = replace(side, hidden=side.hidden.flatten(0, -2)).cast() if isinstance(side, LazyLogits) else None
         self.dense = side.detach().flatten(0, -2) if isinstance(side, Tensor) else None
 
     def __call__(self, tokens: slice) -> Tensor | None:

@@ -153,6 +153,20 @@ def test_bfloat16_is_summed_in_float32(dtypes, monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-2 if one.dtype == torch.bfloat16 else 1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "view", [lambda h: h[:, :-1], lambda h: h.transpose(0, 1), lambda h: h[:, 0].T.contiguous().T], ids=range(3)
+)
+def test_hidden_states_of_any_layout(view):
+    """All positions but the last, as next-token losses read them; positions first; column by column."""
+    student, teacher = (head((4, 5), 3, 10, seed) for seed in (1, 2))
+    student, teacher = (replace(side, hidden=view(side.hidden)) for side in (student, teacher))
+    weights = torch.rand(student.shape[:-1], dtype=torch.float64)
+    found = weighted_sum(ForwardKL(), student, teacher.detach(), weights, {})
+    expected = (ForwardKL()(student.dense(), teacher.dense()) * weights).sum()
+    for ours, theirs in zip(*(torch.autograd.grad(loss, parts(student)) for loss in (found, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
+
+
 class Largest(TorchDispatchMode):
     """The largest tensor that any operation makes."""
 

@@ -67,45 +67,51 @@ class _Work:
     teacher: LazyLogits | Tensor | None
     weights: Tensor
     extras: Mapping[str, Tensor]
-    differentiate: bool
+    train: bool
 
-    def loss(self, logits: Tensor, teacher: Tensor | None, rows: slice) -> Tensor:
-        extras = {name: value[rows] for name, value in self.extras.items()}
-        weights = self.weights[rows]
-        losses = self.objective(logits, teacher, **extras)
-        # As in `reduce`: what does not count is left out before it is weighed, for it may not be finite.
-        return (torch.where(weights != 0, losses, 0) * weights.to(losses.dtype)).sum()
+    def differentiate(self, logits: Tensor, teacher: Tensor | None, first: int) -> Tensor:
+        """The sum over some tokens, from number `first` on. If `train`, the logits are overwritten by its gradient."""
+        total = torch.zeros((), dtype=logits.dtype, device=logits.device)
+        for some in _slices(len(logits), TEMPORARIES // logits.shape[1]):
+            rows = slice(first + some.start, first + some.stop)
+            weights = self.weights[rows].to(logits.dtype)
+            piece = logits[some].detach().requires_grad_(self.train)
+            with torch.set_grad_enabled(self.train):
+                extras = {name: value[rows] for name, value in self.extras.items()}
+                losses = self.objective(piece, None if teacher is None else teacher[some], **extras)
+                # As in `reduce`: what does not count is left out before it is weighed, for it may not be finite.
+                loss = (torch.where(weights != 0, losses, 0) * weights).sum()
+            total += loss.detach()
+            if self.train:
+                logits[some] = torch.autograd.grad(loss, piece)[0]
+        return total
 
 
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work) -> Tensor:
-        wanted = [needed and work.differentiate for needed in ctx.needs_input_grad[:3]]
+        wanted = [needed and work.train for needed in ctx.needs_input_grad[:3]]
+        work = replace(work, train=any(wanted))
         head = LazyLogits(hidden.flatten(0, -2), weight, bias).cast()
-        flat, vocabulary = head.hidden, len(weight)
         teacher = _Rows(work.teacher)
-        for_hidden = torch.empty_like(flat) if wanted[0] else None
+        for_hidden = torch.empty_like(head.hidden) if wanted[0] else None
         # Sums over many tokens, of values that bfloat16 would swallow.
         for_weight = torch.zeros_like(weight, dtype=_wide(weight)) if wanted[1] else None
         for_bias = None if bias is None or not wanted[2] else torch.zeros_like(bias, dtype=_wide(bias))
         total = torch.zeros((), dtype=_wide(hidden), device=hidden.device)
-        for tokens in _slices(slice(0, len(flat)), LOGITS // vocabulary):
-            logits = at_least_float32(head.rows(tokens))
-            theirs = teacher(tokens)
-            for some in _slices(slice(0, len(logits)), TEMPORARIES // vocabulary):
-                rows = slice(tokens.start + some.start, tokens.start + some.stop)
-                piece = logits[some].detach().requires_grad_(any(wanted))
-                with torch.set_grad_enabled(any(wanted)):
-                    loss = work.loss(piece, None if theirs is None else theirs[some], rows)
-                total += loss.detach()
-                if any(wanted):  # over the logits, which nobody needs again
-                    logits[some] = torch.autograd.grad(loss, piece)[0]
+
+        def carry(tokens: slice) -> None:  # a function, so that its logits are gone before the next are made
+            logits, mine = at_least_float32(head.rows(tokens)), head.hidden[tokens]
+            total.add_(work.differentiate(logits, teacher(tokens), tokens.start))
             if for_hidden is not None:
-                torch.mm(logits.to(flat.dtype), head.weight, out=for_hidden[tokens])
+                torch.mm(logits.to(mine.dtype), head.weight, out=for_hidden[tokens])
             if for_weight is not None:
-                for_weight.addmm_(logits.T.to(for_weight.dtype), flat[tokens].to(for_weight.dtype))
+                for_weight.addmm_(logits.T.to(for_weight.dtype), mine.to(for_weight.dtype))
             if for_bias is not None:
-                for_bias += logits.sum(0)
+                for_bias.add_(logits.sum(0))
+
+        for tokens in _slices(len(head.hidden), LOGITS // len(weight)):
+            carry(tokens)
         ctx.ready = (None if for_hidden is None else for_hidden.view_as(hidden), for_weight, for_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         return total
@@ -135,10 +141,10 @@ class _Rows:
         return None if self.dense is None else self.dense[tokens]
 
 
-def _slices(whole: slice, most: int) -> Iterator[slice]:
+def _slices(rows: int, most: int) -> Iterator[slice]:
     most = max(1, most)
-    for start in range(whole.start, whole.stop, most):
-        yield slice(start, min(start + most, whole.stop))
+    for start in range(0, rows, most):
+        yield slice(start, min(start + most, rows))
 
 
 def _wide(value: Tensor) -> torch.dtype:

@@ -7,13 +7,69 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MAIN = "main"
 """Name of the view that every batch has."""
 
+
+@dataclass(frozen=True)
+class LazyLogits:
+    """Logits `hidden @ weight.T + bias` of a large vocabulary that are never made as a whole.
+
+    `hidden` `[B, T, D]` or `[B, D]`, `weight` `[V, D]`, `bias` `[V]` or None: the last layer's input, and its own
+    parameters (which a network may share with its embedding). Only objectives with `lazy = True` take it.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        fits = self.hidden.ndim >= 2 and self.weight.ndim == 2 and self.hidden.shape[-1] == self.weight.shape[1]
+        if not fits or (self.bias is not None and self.bias.shape != self.weight.shape[:1]):
+            shapes = [None if one is None else list(one.shape) for one in (self.hidden, self.weight, self.bias)]
+            raise ValueError(
+                "LazyLogits: hidden {}, weight {}, bias {}; expected [..., D], [V, D] and [V] or None".format(*shapes)
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that the logits would have."""
+        return (*self.hidden.shape[:-1], len(self.weight))
+
+    def dense(self) -> Tensor:
+        """The logits, whole."""
+        cast = self.cast()
+        return F.linear(cast.hidden, cast.weight, cast.bias)
+
+    def rows(self, some: slice) -> Tensor:
+        """Logits of some tokens, counted through all samples."""
+        return F.linear(self.hidden.flatten(0, -2)[some], self.weight, self.bias)
+
+    def cast(self) -> LazyLogits:
+        """With its head in the dtype of the hidden states, as under autocast."""
+        dtype = self.hidden.dtype
+        return replace(self, weight=self.weight.to(dtype), bias=None if self.bias is None else self.bias.to(dtype))
+
+    def detach(self) -> LazyLogits:
+        bias = None if self.bias is None else self.bias.detach()
+        return LazyLogits(self.hidden.detach(), self.weight.detach(), bias)
+
+    def roll(self, shifts: int, dims: int) -> LazyLogits:
+        """Another sample's logits: `dims` is one of the dimensions in front of the vocabulary, counted from 0."""
+        return replace(self, hidden=self.hidden.roll(shifts, dims))
+
+
+Answer = Tensor | LazyLogits
+"""What a network answers with."""
+
 Tensors = Tensor | tuple[Tensor, ...]
 """One side of an objective: one tensor, or one per tap that the address names."""
+
+Side = Answer | tuple[Answer, ...]
+"""The same as a term reads it, before it is known whether the objective takes `LazyLogits`."""
 
 
 @dataclass(frozen=True)
@@ -120,15 +176,19 @@ class Batch:
 class Outputs:
     """What one network said about one view.
 
-    `output` is its answer: logits `[B, K]` or `[B, T, V]`, scores `[B, N]`, embeddings `[B, D]`. `taps` maps tap
-    names to activations.
+    `output` is its answer: logits `[B, K]` or `[B, T, V]`, as a tensor or as `LazyLogits`; scores `[B, N]`; embeddings
+    `[B, D]`. `taps` maps tap names to activations.
     """
 
-    output: Tensor
+    output: Answer
     taps: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def get(self, name: str) -> Tensor:
+    def get(self, name: str) -> Answer:
         return self.output if name == "output" else self.taps[name]
+
+    def dense(self) -> Tensor:
+        """The answer as a tensor; `LazyLogits` are made whole."""
+        return self.output.dense() if isinstance(self.output, LazyLogits) else self.output
 
 
 SourceOutputs = dict[str, dict[str, Outputs]]

@@ -51,7 +51,7 @@ def source(
     unmapped = None if preprocess is None else replace(preprocess, label_map=None)
     blank = Network(module, trained=trained, preprocess=unmapped, precision=precision)
     try:
-        found = probe(module, lambda: blank(Classify(), batch, MAIN, ()).output)
+        found = probe(module, lambda: blank(Classify(), batch, MAIN, ()).dense())
     except BaseException as error:
         blank.close()
         if isinstance(error, RuntimeError | TypeError | IndexError | AssertionError):

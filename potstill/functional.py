@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+
+class Shaped(Protocol):
+    """A tensor, or what will be one."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
 
 
 def at_least_float32(value: Tensor) -> Tensor:
@@ -18,6 +29,27 @@ def full_precision(value: Tensor) -> torch.autocast:
     return torch.autocast(value.device.type, enabled=False)
 
 
+def log_probabilities(logits: Float[Tensor, "*rows K"], temperature: float = 1.0) -> Float[Tensor, "*rows K"]:
+    """Log softmax of z / T. A logit of -inf counts as the smallest finite number: probability 0, and no gradient."""
+    logits = at_least_float32(logits)
+    logits = logits if temperature == 1 else logits / temperature
+    return F.log_softmax(logits.clamp(min=torch.finfo(logits.dtype).min), dim=-1)
+
+
+def kl(log_a: Float[Tensor, "*rows K"], log_b: Float[Tensor, "*rows K"]) -> Float[Tensor, "*rows"]:
+    r"""$KL(a \| b) = \sum_k a_k (\log a_k - \log b_k)$, from logarithms; both sides may get a gradient.
+
+    >>> kl(torch.tensor([0.7, 0.2, 0.1]).log(), torch.tensor([0.4, 0.4, 0.2]).log())
+    tensor(0.1838)
+    """
+    return F.kl_div(log_b, log_a, reduction="none", log_target=True).sum(-1)
+
+
+def mixture(log_a: Float[Tensor, "*rows K"], log_b: Float[Tensor, "*rows K"], share: float) -> Float[Tensor, "*rows K"]:
+    """Logarithm of `share` * a + (1 - `share`) * b, for a share in (0, 1)."""
+    return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
+
+
 def forward_kl(
     student: Float[Tensor, "*rows K"], teacher: Float[Tensor, "*rows K"], temperature: float = 1.0
 ) -> Float[Tensor, "*rows"]:
@@ -28,9 +60,7 @@ def forward_kl(
     >>> forward_kl(torch.zeros(1, 3), torch.zeros(1, 3))
     tensor([0.])
     """
-    log_student = F.log_softmax(at_least_float32(student) / temperature, dim=-1)
-    log_teacher = F.log_softmax(at_least_float32(teacher) / temperature, dim=-1)
-    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
+    return kl(log_probabilities(teacher, temperature), log_probabilities(student, temperature))
 
 
 def mean_of_rest(value: Float[Tensor, "B ..."]) -> Float[Tensor, "B"]:
@@ -43,7 +73,7 @@ def as_tuple(side: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return side if isinstance(side, tuple) else (side,)
 
 
-def same_classes(name: str, student: Tensor, teacher: Tensor, dim: int = -1) -> int:
+def same_classes(name: str, student: Shaped, teacher: Shaped, dim: int = -1) -> int:
     """The number of classes of both answers. Raises ValueError, for the objective `name`, where they differ."""
     if student.shape[dim] != teacher.shape[dim]:
         raise ValueError(

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from potstill.types import Batch, Outputs, SourceOutputs
+from potstill.types import Batch, LazyLogits, Outputs, SourceOutputs
 
 
 def world_size() -> int:
@@ -46,8 +46,11 @@ def add_up(value: Tensor) -> Tensor:
 def join_outputs(parts: list[SourceOutputs]) -> SourceOutputs:
     """Micro-batches put together again, and gathered over ranks."""
 
-    def joined(read) -> Tensor:
-        return gather(torch.cat([read(part) for part in parts]))
+    def joined(read) -> Any:
+        values = [read(part) for part in parts]
+        if isinstance(values[0], LazyLogits):
+            return replace(values[0], hidden=gather(torch.cat([value.hidden for value in values])))
+        return gather(torch.cat(values))
 
     return {
         source: {

@@ -107,9 +107,9 @@ class Network:
             ready = seen.input if self.preprocess is None else self.preprocess(seen.input, self.precision.dtype)
             prepared = batch.with_view(view, replace(seen, input=self.precision.arrange(ready)))
             outputs = self.taps(taps)(lambda: task.forward(self._module, prepared, view))
-            if self.preprocess is None:
+            if self.preprocess is None or self.preprocess.label_map is None:
                 return outputs
-            return Outputs(self.preprocess.labels(outputs.output), outputs.taps)
+            return Outputs(self.preprocess.labels(outputs.dense()), outputs.taps)
 
     def with_module(self, module: nn.Module) -> Network:
         """The same source with other weights (the moving average, say)."""

@@ -20,10 +20,20 @@ from potstill.hashing import hash_int
 from potstill.ranks import add_up, gather, gather_batch, join_outputs, rank, world_size
 from potstill.taps import kept_buffers
 from potstill.terms import Wired, plan, units
-from potstill.types import Batch, Outputs, Primes, Progress, Source, SourceOutputs, Task, Tensors, Updates
+from potstill.types import (
+    Batch,
+    Outputs,
+    Primes,
+    Progress,
+    Side,
+    Source,
+    SourceOutputs,
+    Task,
+    Updates,
+)
 
 Wanted = Mapping[tuple[str, str], tuple[str, ...]]
-Sides = tuple[Tensors | None, Tensors | None]
+Sides = tuple[Side | None, Side | None]
 
 
 @dataclass
@@ -106,7 +116,7 @@ class System(nn.Module):
                 student, teacher = term.sides(outputs)
                 remembered[number] = (_detached(student), teacher)
         for source, view, tap, gradient in carried.taps if carried else ():
-            loss = loss + scale * (outputs[source][view].get(tap) * gradient).sum()
+            loss = loss + scale * (cast(Tensor, outputs[source][view].get(tap)) * gradient).sum()
         for parameter, gradient in carried.parameters if carried else ():
             loss = loss + (parameter * gradient).sum()
         return loss, shares, remembered
@@ -194,12 +204,13 @@ class Stepper:
     ) -> tuple[list[Carried | None], Tensor, SourceOutputs]:
         """Gradients of the related terms at the joined tensors, cut back into this rank's micro-batches."""
         system, everyone = self.system, gather_batch(batch)
-        leaves: list[tuple[str, str, str, Tensor]] = []
+        leaves: list[tuple[str, str, str, Any]] = []
         for source in (name for name in joined if system.sources[name].trained):
             for view, outputs in joined[source].items():
                 fresh = Outputs(_leaf(outputs.output), {tap: _leaf(value) for tap, value in outputs.taps.items()})
                 joined[source][view] = fresh
-                leaves += [(source, view, tap, fresh.get(tap)) for tap in ("output", *fresh.taps)]
+                here = [(source, view, tap, fresh.get(tap)) for tap in ("output", *fresh.taps)]
+                leaves += [leaf for leaf in here if isinstance(leaf[3], Tensor)]
         joined = system.combined(joined, everyone, "batch")
         loss = torch.zeros((), device=counts.device)
         shares = torch.zeros(len(system.wired), device=counts.device, dtype=torch.float64)
@@ -250,17 +261,19 @@ class Stepper:
                 getattr(term.objective, what)(student, teacher, **extras)
 
 
-def _leaf(value: Tensor) -> Tensor:
-    return value.detach().requires_grad_(value.is_floating_point())
+def _leaf(value: Any) -> Any:
+    """A tensor to differentiate at; `LazyLogits`, which no related term reads, merely without gradient."""
+    fresh = value.detach()
+    return fresh.requires_grad_(fresh.is_floating_point()) if isinstance(fresh, Tensor) else fresh
 
 
-def _detached(value: Tensors | None) -> Tensors | None:
+def _detached(value: Side | None) -> Side | None:
     if isinstance(value, tuple):
         return tuple(item.detach() for item in value)
     return None if value is None else value.detach()
 
 
-def _gathered(pieces: list[Any]) -> Tensors | None:
+def _gathered(pieces: list[Any]) -> Side | None:
     """One side of a term from all micro-batches and ranks."""
     if isinstance(pieces[0], tuple):
         return tuple(gather(torch.cat(column)) for column in zip(*pieces, strict=True))

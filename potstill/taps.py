@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from potstill.errors import did_you_mean
 from potstill.places import Watch
-from potstill.types import Outputs
+from potstill.types import Answer, Outputs
 
 _AS_MAP = re.compile(r"(?P<path>.+)\.map(?:(?P<height>\d+)x(?P<width>\d+))?")
 
@@ -114,7 +114,7 @@ class Taps:
                 )
             self.points[name] = point
 
-    def __call__(self, forward: Callable[[], Tensor]) -> Outputs:
+    def __call__(self, forward: Callable[[], Answer]) -> Outputs:
         seen: dict[str, list[tuple[Tensor, int]]] = {name: [] for name in self.points}
         handles = []
         try:

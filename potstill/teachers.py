@@ -42,7 +42,7 @@ def examine(
     """
     first = next(iter(valid()))
     with teacher.evaluating():
-        answer = teacher(task, first, MAIN, ()).output
+        answer = teacher(task, first, MAIN, ()).dense()
     if answer.ndim != 2 or answer.shape[1] != classes:
         raise ValueError(
             f"the teacher answers with shape {list(answer.shape)}, expected [{len(first)}, {classes}] for the "
@@ -123,7 +123,7 @@ def classes_of(
         speaker = source(module, examples.probe, trained=False, preprocess=preprocesses[role], precision=Precision())
         try:
             with untouched(module):
-                answer = speaker(Classify(), examples.probe, MAIN, ()).output
+                answer = speaker(Classify(), examples.probe, MAIN, ()).dense()
         finally:
             speaker.close()
         if answer.ndim != 2:

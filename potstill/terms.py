@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from potstill.hashing import hash_index, hash_int
+from potstill.lazy import weighted_sum
 from potstill.schedules import Schedule, at
-from potstill.types import MAIN, Batch, Objective, Outputs, Progress, SourceOutputs, Tensors, View
+from potstill.types import MAIN, Answer, Batch, LazyLogits, Objective, Outputs, Progress, Side, SourceOutputs, View
 
 DEFAULT = "default"
 """An address left to the objective's `default_taps`."""
@@ -54,7 +56,7 @@ class Address:
         before, colon, taps = text.rpartition(":")
         return cls(before if colon else source, tuple(t.strip() for t in taps.split(",")), view or MAIN)
 
-    def read(self, outputs: SourceOutputs) -> Tensors:
+    def read(self, outputs: SourceOutputs) -> Side:
         found: Outputs = outputs[self.source][self.view]
         values = tuple(found.get(tap) for tap in self.taps)
         return values[0] if len(values) == 1 else values
@@ -120,7 +122,7 @@ class Wired(nn.Module):
         side = self.left or self.right
         return side.view if side else MAIN
 
-    def sides(self, outputs: SourceOutputs) -> tuple[Tensors | None, Tensors | None]:
+    def sides(self, outputs: SourceOutputs) -> tuple[Side | None, Side | None]:
         left = None if self.left is None else self.left.read(outputs)
         right = None if self.right is None else _detached(self.right.read(outputs))
         return left, right
@@ -161,7 +163,13 @@ class Wired(nn.Module):
         `count` is `units(mask, rows)` of the *global* batch, so that shares of any split add up to the mean.
         """
         student, teacher = self.sides(outputs)
-        losses = self.objective(student, teacher, **self.extras(batch, mask, progress, seed))
+        extras = self.extras(batch, mask, progress, seed)
+        if isinstance(student, LazyLogits):
+            weights = unit_weights(student.shape[:-1], mask, count, student.hidden)
+            return weighted_sum(self.objective, student, cast(Answer | None, teacher), weights, extras)
+        if isinstance(teacher, LazyLogits):  # the student's logits exist whole, so the teacher's may too
+            teacher = teacher.dense()
+        losses = self.objective(student, teacher, **extras)
         return reduce(losses, mask, count, whole=self.objective.scope == "batch" and losses.numel() == 1)
 
     def weighted(self, progress: Progress) -> float:
@@ -184,18 +192,32 @@ def reduce(losses: Tensor, mask: Tensor | None, count: Tensor, whole: bool = Fal
     """
     if whole:
         return losses.sum()
+    mask, count = _counted(losses.shape, mask, count)
+    if mask is not None:
+        losses = torch.where(mask, losses, torch.zeros((), dtype=losses.dtype, device=losses.device))
+    return losses.sum() / count.to(losses.dtype)
+
+
+def unit_weights(shape: tuple[int, ...], mask: Tensor | None, count: Tensor, like: Tensor) -> Tensor:
+    """Mask / global count: the weight with which `reduce` would count each unit; at least float32."""
+    mask, count = _counted(shape, mask, count)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    kept = torch.ones(shape, dtype=dtype, device=like.device) if mask is None else mask.to(dtype)
+    return kept / count.to(dtype)
+
+
+def _counted(shape: tuple[int, ...], mask: Tensor | None, count: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Which of the units of a micro-batch count (None: all), and how many do in the global batch."""
     if mask is None:
-        per_row = losses.numel() / losses.shape[0]
-        return losses.sum() / (count[0] * per_row).to(losses.dtype)
-    if losses.ndim == 1 and mask.ndim > 1:
+        return None, count[0] * prod(shape[1:])
+    if len(shape) == 1 and mask.ndim > 1:
         mask, count = mask.flatten(1).any(1), count[:1]
-    if mask.shape != losses.shape:
-        raise ValueError(f"a mask of shape {list(mask.shape)} does not fit losses of shape {list(losses.shape)}")
-    kept = torch.where(mask, losses, torch.zeros((), dtype=losses.dtype, device=losses.device))
-    return kept.sum() / count[-1].clamp(min=1).to(losses.dtype)
+    if mask.shape != shape:
+        raise ValueError(f"a mask of shape {list(mask.shape)} does not fit losses of shape {list(shape)}")
+    return mask, count[-1].clamp(min=1)
 
 
-def _detached(value: Tensors) -> Tensors:
+def _detached(value: Side) -> Side:
     return tuple(v.detach() for v in value) if isinstance(value, tuple) else value.detach()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 
 from torch import Tensor, nn
 
-from potstill.batch import MAIN, Batch, Outputs, Progress, SourceOutputs, Tensors, View
+from potstill.batch import MAIN, Answer, Batch, LazyLogits, Outputs, Progress, Side, SourceOutputs, Tensors, View
 
 if TYPE_CHECKING:
     from potstill.stages import Stage
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAIN",
+    "Answer",
     "Batch",
     "DataInfo",
+    "LazyLogits",
     "LiveSource",
     "Objective",
     "Outputs",
     "Primes",
     "Progress",
+    "Side",
     "Source",
     "SourceOutputs",
     "Stateful",
@@ -81,6 +84,8 @@ class Objective(nn.Module):
     default_weight: ClassVar[float] = 1.0
     default_taps: ClassVar[tuple[str | None, str | None]] = ("output", "output")
     """Left and right address; None where the loss has one side only."""
+    lazy: bool = False
+    """A unit's loss is a function of its own row of logits (and of extras), so both sides may be `LazyLogits`."""
     paired: ClassVar[bool] = True
     """Several taps are compared one by one: of two networks with unequally many stages the deepest are taken."""
     paper_terms: ClassVar[str | None] = None
@@ -206,7 +211,7 @@ class Task(Protocol):
         """Make the training example and name its views; several batches mean several optimizer steps."""
         ...
 
-    def forward(self, model: nn.Module, batch: Batch, view: str) -> Tensor:
+    def forward(self, model: nn.Module, batch: Batch, view: str) -> Answer:
         """Run the network on one view."""
         ...
 

@@ -14,7 +14,7 @@ from potstill.hashing import hash_int
 from potstill.step import System
 from potstill.taps import stages_of, untouched
 from potstill.terms import Address, Spec, Term, Wired
-from potstill.types import Batch, DataInfo, Objective, Progress, Source, SourceOutputs, Task, Tensors
+from potstill.types import Answer, Batch, DataInfo, LazyLogits, Objective, Progress, Side, Source, SourceOutputs, Task
 
 Weights = Mapping[str, Tensor]
 
@@ -40,9 +40,15 @@ def wire(
     built = []
     for term, draft in zip(terms, drafts, strict=True):
         student, teacher = draft.sides(outputs)
+        _check_lazy(draft.name, term, student, teacher)
         if draft.right is not None:
             _check_finite(draft.name, draft.right.source, teacher)
         objective = _build(term, draft, student, teacher, data, sources, seed)
+        if isinstance(student, LazyLogits) and any(p.requires_grad for p in objective.parameters()):
+            raise ValueError(
+                f"term {draft.name!r}: over LazyLogits an objective gets no gradient for parameters of its own, and "
+                f"{type(objective).__name__} trains some; let the student answer with whole logits"
+            )
         if handed is not None:
             _hand_over(term, objective, handed)
         if objective.scope == "batch" and data.batch_size < 2:
@@ -118,14 +124,20 @@ def _listen(system: System, drafts: list[Wired], batch: Batch) -> SourceOutputs:
     modules = torch.nn.ModuleList([s.module for s in system.sources.values() if s.module is not None])
     with torch.no_grad(), untouched(modules):
         said = probing.listen(batch, probing.wanted, key=0)
+        lazy = [name for name, views in said.items() if any(isinstance(v.output, LazyLogits) for v in views.values())]
+        if lazy and system.task.combine_scope == "batch":
+            raise ValueError(
+                f"{type(system.task).__name__} relates the samples of a batch and needs whole answers, and source "
+                f"{lazy[0]!r} answers with LazyLogits; let the network answer with `LazyLogits.dense()`"
+            )
         return system.task.combine(said, batch)
 
 
 def _build(
     term: Term,
     draft: Wired,
-    student: Tensors | None,
-    teacher: Tensors | None,
+    student: Side | None,
+    teacher: Side | None,
     data: DataInfo,
     sources: Mapping[str, Source],
     seed: int,
@@ -157,9 +169,27 @@ def _hand_over(term: Term, objective: Objective, handed: Mapping[str, Weights]) 
             raise ValueError(f"term {term.label!r}: {origin!r} does not fit {own!r}: {error}") from None
 
 
-def _check_finite(name: str, source: str, teacher: Tensors | None) -> None:
-    values: tuple[Tensor, ...] = () if teacher is None else teacher if isinstance(teacher, tuple) else (teacher,)
-    for value in values:
+def _check_lazy(name: str, term: Term, student: Side | None, teacher: Side | None) -> None:
+    """Logits that never exist whole are for losses that read one row at a time."""
+    kind = term.objective if isinstance(term.objective, Objective) else term.kind
+    for side, value in (("student", student), ("teacher", teacher)):
+        if not any(isinstance(one, LazyLogits) for one in _each(value)):
+            continue
+        if not kind.lazy or kind.scope == "batch" or isinstance(value, tuple):
+            raise ValueError(
+                f"term {name!r}: {term.kind.__name__} reads whole logits, and the {side} answers with LazyLogits, "
+                "made a few tokens at a time; take an objective with `lazy = True` (ce, kd, forward_kl, jsd …), or "
+                "let the network answer with `LazyLogits.dense()`"
+            )
+
+
+def _each(side: Side | None) -> tuple[Answer, ...]:
+    return () if side is None else side if isinstance(side, tuple) else (side,)
+
+
+def _check_finite(name: str, source: str, teacher: Side | None) -> None:
+    for answer in _each(teacher):
+        value = answer.cast().rows(slice(0, 64)) if isinstance(answer, LazyLogits) else answer
         if not value.isfinite().all():
             raise ValueError(
                 f"term {name!r}: source {source!r} answers with NaN or infinity on real inputs; "

@@ -2,6 +2,7 @@
 
 from adapter import Adapter
 from adapters_contrast import CONTRAST
+from adapters_divergences import DIVERGENCES
 from adapters_features import FEATURES
 from adapters_logits import LOGITS
 
@@ -32,6 +33,7 @@ ICD_NAMES = {
 
 ADAPTERS = {
     **CONTRAST,
+    **DIVERGENCES,
     **FEATURES,
     **LOGITS,
     "fitnet": Adapter(lambda hyper, tensors: FitNet(hyper["s_shape"], hyper["t_shape"]), "f_s", "f_t"),

@@ -7,6 +7,7 @@ from potstill.objectives.cc import CC
 from potstill.objectives.crd import CRD
 from potstill.objectives.cross_entropy import CrossEntropy
 from potstill.objectives.dist import DIST
+from potstill.objectives.divergences import TVD, ForwardKL, ReverseKL, SymmetricKL
 from potstill.objectives.dkd import DKD
 from potstill.objectives.ega import EGA
 from potstill.objectives.fitnet import FitNet
@@ -16,6 +17,7 @@ from potstill.objectives.icd import ICD
 from potstill.objectives.itrd import ITRD
 from potstill.objectives.kd import KD
 from potstill.objectives.kdsvd import KDSVD
+from potstill.objectives.mixtures import JSD, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
 from potstill.objectives.ofd import OFD
 from potstill.objectives.pkt import PKT, PKTSupervised
@@ -42,11 +44,13 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dkd": DKD,
     "ega": EGA,
     "fitnet": FitNet,
+    "forward_kl": ForwardKL,
     "fsp": FSP,
     "ft": FT,
     "ft_paraphraser": FTParaphraser,
     "icd": ICD,
     "itrd": ITRD,
+    "jsd": JSD,
     "kd": KD,
     "kdsvd": KDSVD,
     "ls_dkd": LSDKD,
@@ -55,13 +59,18 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ofd": OFD,
     "pkt": PKT,
     "pkt_supervised": PKTSupervised,
+    "reverse_kl": ReverseKL,
     "reviewkd": ReviewKD,
     "rkd": RKD,
     "rrd": RRD,
     "semckd": SemCKD,
     "simkd": SimKD,
+    "skew_kl": SkewKL,
+    "skew_reverse_kl": SkewReverseKL,
     "sp": SP,
     "srrl": SRRL,
+    "symmetric_kl": SymmetricKL,
+    "tvd": TVD,
     "vid": VID,
     "wsld": WSLD,
 }
@@ -79,6 +88,7 @@ __all__ = [
     "FT",
     "ICD",
     "ITRD",
+    "JSD",
     "KD",
     "KDSVD",
     "LSDKD",
@@ -91,14 +101,20 @@ __all__ = [
     "RRD",
     "SP",
     "SRRL",
+    "TVD",
     "VID",
     "WSLD",
     "CrossEntropy",
     "FTParaphraser",
     "FitNet",
+    "ForwardKL",
     "PKTSupervised",
+    "ReverseKL",
     "ReviewKD",
     "SemCKD",
     "SimKD",
+    "SkewKL",
+    "SkewReverseKL",
     "Standardised",
+    "SymmetricKL",
 ]

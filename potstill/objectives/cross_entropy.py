@@ -22,6 +22,7 @@ class CrossEntropy(Objective):
     default_taps = ("output", None)
     paper_terms = "ce:1"
     matches = "labels"
+    lazy = True
     weight_from = "RepDistiller's command"
 
     @classmethod

@@ -52,7 +52,7 @@ class Classify:
         predictions, right, loss, finite = [], [], [], []
         with source.evaluating():
             for batch in loader:
-                logits = at_least_float32(source(self, batch, MAIN, ()).output)
+                logits = at_least_float32(source(self, batch, MAIN, ()).dense())
                 label = batch.main.label
                 assert label is not None, "an evaluation batch has labels"
                 predictions.append(logits.argmax(1))

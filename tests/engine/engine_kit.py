@@ -18,7 +18,7 @@ from potstill.recipe import Fit
 from potstill.sources import Network
 from potstill.tasks.classify import Classify
 from potstill.terms import Term
-from potstill.types import MAIN, Batch, DataInfo, Objective, Outputs, View
+from potstill.types import MAIN, Batch, DataInfo, LazyLogits, Objective, Outputs, View
 from potstill.wiring import wire
 
 ROWS, WIDTH, CLASSES, TOKENS, SAMPLES = 14, 6, 4, 3, 100
@@ -167,6 +167,14 @@ class Scores(Classify):
             source: {view: replace(o, output=4 * o.output @ o.output.T) for view, o in views.items()}
             for source, views in outputs.items()
         }
+
+
+class LazyHead(Classify):
+    """The last layer is left to the losses: no logits are made."""
+
+    def forward(self, model, batch, view):
+        hidden = model.middle(torch.tanh(model.body(batch.views[view].input)))
+        return LazyLogits(hidden, model.fc.weight, model.fc.bias)
 
 
 class Differences(Classify):

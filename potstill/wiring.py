@@ -42,7 +42,10 @@ def wire(
         student, teacher = draft.sides(outputs)
         if draft.right is not None:
             _check_finite(draft.name, draft.right.source, teacher)
+        _check_modules(draft, term, sources)
         objective = _build(term, draft, student, teacher, data, sources, seed)
+        if draft.right is not None and (fits := getattr(sources[draft.right.source], "fits", None)):
+            fits(draft.name, objective, draft.right.taps)
         if handed is not None:
             _hand_over(term, objective, handed)
         if objective.scope == "batch" and data.batch_size < 2:
@@ -72,14 +75,15 @@ def _draft(term: Term, number: int, terms: Sequence[Term], sources: Mapping[str,
         if address.view not in batch.views:
             raise ValueError(f"term {name!r}: no view {address.view!r}; {did_you_mean(address.view, batch.views)}")
         expand = getattr(sources[address.source], "expand", None)
-        resolved = replace(address, taps=expand(address.taps)) if expand else address
-        _check_provided(name, resolved, sources[address.source])
-        sides.append(resolved)
+        sides.append(replace(address, taps=expand(address.taps)) if expand else address)
     if sides[0] is not None and not sources[sides[0].source].trained:
         raise ValueError(
             f"term {name!r}: the left address {sides[0].source!r} is not trained, so the term would teach nobody"
         )
     left, right = _level(name, term, sides[0], sides[1])
+    for side in (left, right):
+        if side is not None:
+            _check_provided(name, side, sources[side.source])
     return Wired(name, _Nothing(), left, right, term.weight)
 
 
@@ -110,6 +114,16 @@ def _check_provided(name: str, address: Address, source: Source) -> None:
         raise ValueError(
             f"term {name!r}: source {address.source!r} does not give tap {missing[0]!r}; "
             + did_you_mean(missing[0], provided or ())
+        )
+
+
+def _check_modules(draft: Wired, term: Term, sources: Mapping[str, Source]) -> None:
+    if draft.right is None or isinstance(term.objective, Objective) or not term.kind.needs_modules:
+        return
+    if sources[draft.right.source].module is None:
+        raise ValueError(
+            f"term {draft.name!r} is built from modules of {draft.right.source!r} (its classifier, its batch norms), "
+            "and what stands in for that one (a cache) has none; use the live network"
         )
 
 

@@ -130,7 +130,7 @@ def read_shard(about: About, folder: Path, view: int, shard: int, tensors: bool 
     again = "run the same potstill cache again, which finishes it"
     try:
         with safe_open(path, "pt") as file:
-            key, names = (file.metadata() or {}).get("key"), set(file.keys())
+            mark, names = file.metadata() or {}, set(file.keys())
             lengths = {file.get_slice(name).get_shape()[0] for name in names}
             found = {name: file.get_tensor(name) for name in names} if tensors else {}
     except FileNotFoundError:
@@ -139,12 +139,16 @@ def read_shard(about: About, folder: Path, view: int, shard: int, tensors: bool 
         raise ValueError(f"the cache {folder} is not finished: {what} are missing ({path.name}); {again}") from None
     except (OSError, SafetensorError, ValueError, IndexError) as error:
         raise ValueError(f"{path} cannot be read ({error}); delete it and {again}") from None
-    if key != about.key:
-        raise ValueError(f"{path} belongs to another cache than {folder / ABOUT} says; delete it and {again}")
+    if mark != _mark(about, view, shard):
+        raise ValueError(f"{path} belongs to another cache or another place in it; delete it and {again}")
     wanted = set(stored(about, view))
     if lengths != {len(about.held(view, shard))} or wanted != names:
         raise ValueError(f"{path} holds {sorted(names)}, expected {sorted(wanted)}; delete it and {again}")
     return found
+
+
+def _mark(about: About, view: int, shard: int) -> dict[str, str]:
+    return {"place": f"{about.key}/{view}/{shard}"}  # one entry: several would be written in any order
 
 
 def stored(about: About, view: int) -> tuple[str, ...]:
@@ -210,7 +214,7 @@ def write(
     write_json(folder / ABOUT, asdict(about))
     for left in folder.glob("**/.*.tmp"):  # of a process that was killed
         left.unlink()
-    _save(plain, about, about.path(folder, PLAIN, 0))
+    _save(plain, about, folder, PLAIN, 0)
     steps, total = 0, sum(-(-len(about.held(*place)) // about.batch_size) for place in missing)
     for view, shard in missing:
         tensors: dict[str, list[Tensor]] = {}
@@ -223,7 +227,7 @@ def write(
             on_step(Progress(steps, view, total))
         whole = {name: torch.cat(parts) for name, parts in tensors.items()}
         _check_finite(whole, view)
-        _save(whole, about, about.path(folder, view, shard))
+        _save(whole, about, folder, view, shard)
     return about
 
 
@@ -269,9 +273,9 @@ def check_tail(name: str, objective: Objective, k: int, temperature: float | Non
         )
 
 
-def _save(tensors: dict[str, Tensor], about: About, path: Path) -> None:
-    ready = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    write_beside(path, lambda beside: save_file(ready, beside, metadata={"key": about.key}))
+def _save(tensors: dict[str, Tensor], about: About, folder: Path, view: int, shard: int) -> None:
+    ready, mark = {name: value.cpu().contiguous() for name, value in tensors.items()}, _mark(about, view, shard)
+    write_beside(about.path(folder, view, shard), lambda beside: save_file(ready, beside, metadata=mark))
 
 
 def _check_finite(tensors: dict[str, Tensor], view: int) -> None:

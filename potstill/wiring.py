@@ -42,7 +42,6 @@ def wire(
         student, teacher = draft.sides(outputs)
         if draft.right is not None:
             _check_finite(draft.name, draft.right.source, teacher)
-        _check_modules(draft, term, sources)
         objective = _build(term, draft, student, teacher, data, sources, seed)
         if draft.right is not None and (fits := getattr(sources[draft.right.source], "fits", None)):
             fits(draft.name, objective, draft.right.taps)
@@ -81,6 +80,7 @@ def _draft(term: Term, number: int, terms: Sequence[Term], sources: Mapping[str,
             f"term {name!r}: the left address {sides[0].source!r} is not trained, so the term would teach nobody"
         )
     left, right = _level(name, term, sides[0], sides[1])
+    _check_modules(name, term, right, sources)
     for side in (left, right):
         if side is not None:
             _check_provided(name, side, sources[side.source])
@@ -117,12 +117,12 @@ def _check_provided(name: str, address: Address, source: Source) -> None:
         )
 
 
-def _check_modules(draft: Wired, term: Term, sources: Mapping[str, Source]) -> None:
-    if draft.right is None or isinstance(term.objective, Objective) or not term.kind.needs_modules:
+def _check_modules(name: str, term: Term, right: Address | None, sources: Mapping[str, Source]) -> None:
+    if right is None or isinstance(term.objective, Objective) or not term.kind.needs_modules:
         return
-    if sources[draft.right.source].module is None:
+    if sources[right.source].module is None:
         raise ValueError(
-            f"term {draft.name!r} is built from modules of {draft.right.source!r} (its classifier, its batch norms), "
+            f"term {name!r} is built from modules of {right.source!r} (its classifier, its batch norms), "
             "and what stands in for that one (a cache) has none; use the live network"
         )
 

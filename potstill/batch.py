@@ -12,6 +12,8 @@ from torch import Tensor
 
 MAIN = "main"
 """Name of the view that every batch has."""
+PLAIN = -1
+"""`View.number` of training samples as they are, not augmented."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class View:
     `index` is each row's place in the data set (int64), the key of memory banks, caches and random draws.
     `label` and `mask` (True: counts) may be absent. `extras` holds whatever else terms ask for by name.
     Rows of a view may be a multiple of the rows of the main view (a comparison needs several images).
+    `number` says which augmentation of the training samples the input is, so that a cache knows what it is asked for;
+    it is known on the host. None where a loader does not know: then no cache can answer.
     """
 
     input: Any
@@ -105,6 +109,7 @@ class View:
     label: Tensor | None = None
     mask: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    number: int | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -112,7 +117,9 @@ class View:
     def slice(self, start: int, stop: int) -> View:
         """Rows `start` to `stop`; every tensor of the view has one row per example."""
         cut = _cutter(start, stop)
-        return View(cut(self.input), cut(self.index), cut(self.label), cut(self.mask), cut(dict(self.extras)))
+        return View(
+            cut(self.input), cut(self.index), cut(self.label), cut(self.mask), cut(dict(self.extras)), self.number
+        )
 
     def to(self, device: torch.device | str) -> View:
         def move(value: Any) -> Any:
@@ -121,7 +128,7 @@ class View:
         extras = {name: move(value) for name, value in self.extras.items()}
         inputs = self.input
         inputs = {k: move(v) for k, v in inputs.items()} if isinstance(inputs, Mapping) else move(inputs)
-        return View(inputs, move(self.index), move(self.label), move(self.mask), extras)
+        return View(inputs, move(self.index), move(self.label), move(self.mask), extras, self.number)
 
 
 def _cutter(start: int, stop: int) -> Callable[[Any], Any]:

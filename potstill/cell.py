@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ def source(
 
 def assemble(
     student: nn.Module,
-    teacher: Network | None,
+    teacher: Source | None,
     terms: Sequence[Term],
     examples: Examples,
     fit: Fit,
@@ -119,7 +119,7 @@ def assemble(
 
 def adapted(
     student: nn.Module,
-    teacher: Network | None,
+    teacher: Source | None,
     method: Method,
     examples: Examples,
     *,
@@ -139,17 +139,22 @@ def adapted(
     for term in method.adapting:
         if isinstance(term.objective, Objective):
             raise ValueError(f"term {term.label!r}: give the class or a Spec; it is built with the student's network")
+        if teacher.module is None:
+            raise ValueError(
+                f"method {method.name!r} builds its student from modules of the teacher, and what stands in for that "
+                "one (a cache) has none; use the live network"
+            )
         options = dict(term.objective.kwargs) if isinstance(term.objective, Spec) else {}
         guided = source(student, examples.probe, trained=True, preprocess=preprocess, precision=Precision())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash_int(seed, "adapt", term.label))
-            student = term.kind.adapt(guided, teacher, listen, **options) or student
+            student = term.kind.adapt(guided, cast(LiveSource, teacher), listen, **options) or student
     return student
 
 
 def train_stages(
     student: nn.Module,
-    teacher: Network | None,
+    teacher: Source | None,
     method: Method,
     examples: Callable[[Fit], Examples],
     fit: Fit,
@@ -194,7 +199,7 @@ def final_evaluation(engine: Engine, examples: Examples, reference: Tensor | Non
 
 def choose_precision(
     student: nn.Module,
-    teacher: nn.Module | None,
+    teacher: nn.Module | Source | None,
     terms: Sequence[Term],
     examples: Examples,
     fit: Fit,
@@ -205,8 +210,8 @@ def choose_precision(
     device = examples.probe.main.index.device
 
     def step(precision: Precision) -> Callable[[], None]:
-        guide = None
-        if teacher is not None:
+        guide = None if isinstance(teacher, nn.Module) else teacher
+        if isinstance(teacher, nn.Module):
             guide = source(
                 copy.deepcopy(teacher), batch, trained=False, preprocess=teacher_preprocess, precision=precision
             )

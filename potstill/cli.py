@@ -1,4 +1,4 @@
-"""The command line: `potstill distill`, `potstill list`, `potstill report`."""
+"""The command line: `potstill distill`, `potstill cache`, `potstill list`, `potstill report`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from potstill import catalogue, runs
+from potstill.commands.arguments import SHORT, adapted, flags, split, unknown, value
 from potstill.errors import did_you_mean
 from potstill.recipe import Recipe
 
@@ -26,6 +27,7 @@ usage: potstill COMMAND [...]
 
 commands:
   distill [RECIPE] [--leaf value ...]   train a teacher and its students, print one table, write a report
+  cache [RECIPE] --out DIR              write what the teacher says, to teach from with --teacher.cache DIR
   list {methods,models,data,recipes}    what there is
   list methods --for TEACHER STUDENT    which methods two networks allow, and what they add
   report RUN                            write report.html of a run folder again
@@ -96,15 +98,6 @@ class Report:
     """The run folder."""
 
 
-SHORT = {
-    "--data": "--data.name",
-    "--method": "--methods",
-    "--student": "--student.name",
-    "--teacher": "--teacher.name",
-}
-"""Short for the leaf that people mean."""
-SWITCHES = ("--json", "--quiet", "--resume", "--smoke")
-"""Flags without a value: a recipe may be named after them."""
 ANSWER = ("dataset", "teacher", "rows", "run")
 """What --json prints of the summary; summary.json has all of it."""
 WIDE = 160
@@ -114,7 +107,7 @@ WIDE = 160
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 1 for an error, 2 for a wrong call, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"distill": _distill, "list": _list, "report": _report}
+    commands = {"distill": _distill, "cache": _cache, "list": _list, "report": _report}
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return 0 if arguments else 2
@@ -142,10 +135,10 @@ def _distill(arguments: list[str]) -> int:
     from potstill.engine import Interrupted
     from potstill.ranks import rank, start
 
-    named, rest = _split(arguments)
-    recipe, source = catalogue.recipe(named, smoke="--smoke" in rest, root=_value(rest, "--data.root"))
-    recipe = _adapted(recipe, rest)
-    if wrong := _unknown(rest, _flags(Common()) | _flags(recipe) | set(SHORT) | {"--help"}):
+    named, rest = split(arguments)
+    recipe, source = catalogue.recipe(named, smoke="--smoke" in rest, root=value(rest, "--data.root"))
+    recipe = adapted(recipe, rest)
+    if wrong := unknown(rest, flags(Common()) | flags(recipe) | set(SHORT) | {"--help"}):
         sys.stderr.write(f"error: {wrong}\n")
         return 2
     given = tyro.cli(
@@ -190,7 +183,7 @@ def _stopped(arguments: list[str], out: Path) -> str:
     if not (out / runs.RECIPE).exists():
         return "stopped before the first step; nothing was written\n"
     words = [word for word in arguments if word != "--resume"]
-    words += [] if _value(words, "--out") else ["--out", str(out)]
+    words += [] if value(words, "--out") else ["--out", str(out)]
     return f"stopped, checkpoint saved; go on with: potstill distill {shlex.join([*words, '--resume'])}\n"
 
 
@@ -238,63 +231,15 @@ def _list(arguments: list[str]) -> int:
     return 0
 
 
+def _cache(arguments: list[str]) -> int:
+    from potstill.commands.cache import run
+
+    return run(arguments)
+
+
 def _report(arguments: list[str]) -> int:
     from potstill.report.page import write_report
 
     given = tyro.cli(Report, args=arguments, prog="potstill report")
     sys.stdout.write(f"{write_report(given.run)}\n")
     return 0
-
-
-def _split(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The recipe, if one is named first (or after switches), and the rest with short names spelled out."""
-    place = next((number for number, word in enumerate(arguments) if word not in SWITCHES), None)
-    named = None if place is None or arguments[place].startswith("-") else arguments[place]
-    rest = [word for number, word in enumerate(arguments) if named is None or number != place]
-    spelled = []
-    for word in rest:
-        flag, equals, value = word.partition("=")
-        spelled.append(SHORT.get(flag, flag) + equals + value)
-    return named, spelled
-
-
-def _adapted(recipe: Recipe, arguments: list[str]) -> Recipe:
-    """Another network has another shape, so the recipe's width and depth go with the recipe's network."""
-    for role in ("teacher", "student"):
-        spec, name = getattr(recipe, role), _value(arguments, f"--{role}.name")
-        if name not in (None, spec.name):
-            recipe = replace(recipe, **{role: replace(spec, name=name, width=None, depth=None)})
-    if recipe.teacher_fit is None and any(word.startswith("--teacher-fit.") for word in arguments):
-        recipe = replace(recipe, teacher_fit=recipe.fit)
-    return recipe
-
-
-def _flags(values: Any, prefix: str = "--") -> set[str]:
-    """Every flag that sets a leaf of a dataclass."""
-    found = set()
-    for item in fields(values):
-        value, flag = getattr(values, item.name), prefix + item.name.replace("_", "-")
-        if is_dataclass(value):
-            found |= _flags(value, f"{flag}.")
-        else:
-            found |= {flag, f"{prefix}no-{item.name.replace('_', '-')}"} if isinstance(value, bool) else {flag}
-    return found
-
-
-def _unknown(arguments: list[str], known: set[str]) -> str | None:
-    """What to say about a mistyped flag, with near matches."""
-    for word in arguments:
-        flag = word.partition("=")[0].replace("_", "-")
-        if flag.startswith("--") and flag not in known:
-            near = did_you_mean(flag, known)
-            return f"no option {flag}; {near if near.startswith('did') else 'potstill distill --help shows them all'}"
-    return None
-
-
-def _value(arguments: list[str], flag: str) -> str | None:
-    for number, word in enumerate(arguments):
-        if word == flag and number + 1 < len(arguments):
-            return arguments[number + 1]
-        if word.startswith(flag + "="):
-            return word.partition("=")[2]
-    return None

@@ -32,12 +32,11 @@ from potstill.precision import Precision
 from potstill.ranks import rank, wait
 from potstill.recipe import Fit, Network, Recipe
 from potstill.report.page import write_report
-from potstill.setting import Setting, without_effect
-from potstill.sources import Network as Source
+from potstill.setting import Setting, with_views, without_effect
 from potstill.student import CARD, WEIGHTS, adaptation, save_student
 from potstill.tasks.classify import Classify, Evaluation
 from potstill.teachers import examine
-from potstill.types import Progress
+from potstill.types import Progress, Source
 
 RESULT = "result.json"
 SHOWN = 24
@@ -89,13 +88,15 @@ class Comparison:
             if rank() == 0:
                 checkpoint.write_json(folder / RESULT, result)
         wait()
-        self.teacher = self.setting.teacher(module, self.precision)
+        self.teacher = live = self.setting.teacher(module, self.precision)
         examples = self.setting.examples(self.setting.recipe.fit, seed)
         classes = len(self.setting.train.classes)
         own = {} if spec.mean is None else {"the data's own": Preprocess.of(self.setting.train)}
         taught = "checkpoint" not in self.card
-        found = examine(self.teacher, Classify(), examples.held, classes, self.options.talk, own, taught)
+        found = examine(live, Classify(), examples.held, classes, self.options.talk, own, taught)
         self.card["top1"], self.answers = found.top1, found.predictions
+        if self.setting.cached is not None:
+            self.teacher, self.card["cache"] = self.setting.cached, str(spec.cache)
 
     def cell(self, method: Method, seed: int) -> Cell:
         """Train one student, or read what it came to."""
@@ -198,6 +199,7 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     talk = options.talk
     methods = [parse(text) for text in recipe.methods]
     _check_names(methods, recipe)
+    recipe = with_views(recipe)
     for text in without_effect(recipe):
         talk.warn(text)
     if options.precision != "auto":
@@ -208,11 +210,14 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     found = load(recipe.data, quiet=talk.quiet)
     values["data"] = {role: images.digest for role, images in zip(("train", "valid"), found, strict=True)}
     train, valid = (images.to(options.device) for images in found)
-    setting = Setting(recipe, options.device, train, valid)
+    setting = Setting(recipe, options.device, train, valid).with_cache(options.seed)
     counts = f"{len(train):,} training and {len(valid):,} validation images, {len(train.classes)} classes"
     talk.say(f"data: {train.name}, {counts}")
     for note in _notes(setting):
         talk.say(f"  {note}")
+    if setting.cached is not None:
+        views = f"{setting.cached.views} view(s) of each training image"
+        talk.say(f"teacher: students learn from the cache {recipe.teacher.cache}, {views}")
     setting.check(methods, options.seed)
     with runs.claim(options.out, values, options.resume) if rank() == 0 else nullcontext():
         wait()

@@ -100,6 +100,9 @@ class Network:
     """How many classes it answers with, where these are not the classes of the data."""
     label_map: tuple[int, ...] | None = None
     """For each class of the data, which of its outputs means it."""
+    cache: Path | None = None
+    """A folder that `potstill cache` wrote, of the teacher: students learn from what it says, and the teacher itself is
+    only checked and evaluated."""
 
     @property
     def taught(self) -> bool:

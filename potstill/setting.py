@@ -8,16 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from potstill.cache import PROBE_ROWS, read_about
+from potstill.cached import Cached
 from potstill.cell import Examples, adapted, assemble, choose_precision, source
-from potstill.data import Images, Preprocess, Resident, batches
+from potstill.data import Images, Preprocess, Resident, batches, first
 from potstill.hashing import hash_int
 from potstill.methods import Method
 from potstill.models import build, load_weights
 from potstill.precision import Choice, Precision
 from potstill.ranks import rank, world_size
 from potstill.recipe import Fit, Network, Recipe
-from potstill.sources import Network as Source
-from potstill.types import DataInfo
+from potstill.sources import Network as Live
+from potstill.types import DataInfo, Source
 
 EVALUATION_BATCH = 512
 
@@ -30,6 +32,8 @@ class Setting:
     device: torch.device
     train: Images
     valid: Images
+    cached: Cached | None = None
+    """What speaks for the teacher instead of the network."""
 
     def network(self, spec: Network, role: str, seed: int) -> nn.Module:
         """A network of the recipe, initialised as a function of (seed, role), with its checkpoint if it has one."""
@@ -69,32 +73,69 @@ class Setting:
         mapped = None if method is not None and method.adapting else spec.label_map
         return replace(own, mean=mean, std=std, size=spec.size, label_map=mapped)
 
-    def teacher(self, module: nn.Module, precision: Precision | None = None) -> Source:
+    def teacher(self, module: nn.Module, precision: Precision | None = None) -> Live:
         probe = next(iter(batches(self.train, 4, self.device)))
         spec = self.recipe.teacher
         return source(
             module, probe, trained=False, preprocess=self.preprocess(spec), precision=precision or Precision()
         )
 
+    def with_cache(self, seed: int) -> Setting:
+        """The same with what stands in for the teacher, where the recipe names one.
+
+        Raises ValueError for a cache that is not whole, or is of another teacher, other data or another augmentation.
+        """
+        spec, data = self.recipe.teacher, self.recipe.data
+        if spec.cache is None:
+            return self
+        cached = Cached(spec.cache, data.views)
+        about = cached.about
+        live = self.teacher(self.network(spec, "teacher", seed), Precision.named(about.precision))
+        now = replace(
+            about,
+            teacher=live.fingerprint,
+            data=self.train.digest,
+            samples=len(self.train),
+            augment=data.augment,
+            data_seed=data.data_seed,
+        )
+        if different := about.differences(now):
+            raise ValueError(
+                f"the cache {spec.cache} is not of this recipe's teacher, data and augmentation; they differ in "
+                f"{'; '.join(different)}; write another with potstill cache, or leave out teacher.cache"
+            )
+        return replace(self, cached=cached)
+
+    def guide(self, seed: int) -> Source:
+        """Who speaks for the teacher before it is trained or loaded: the cache, or a network like it."""
+        return self.cached or self.teacher(self.network(self.recipe.teacher, "teacher", seed))
+
     def examples(self, fit: Fit, seed: int) -> Examples:
+        data = self.recipe.data
         loader = Resident(
             self.train,
             fit.batch_size,
-            augment=self.recipe.data.augment,
-            seed=hash_int(self.recipe.data.data_seed, seed),
+            augment=data.augment,
+            seed=hash_int(data.data_seed, seed),
+            views=data.views,
+            view_seed=None if data.views is None else data.data_seed,
             device=self.device,
             rank=rank(),
             world=world_size(),
             drop_last=fit.drop_last,
         )
         info = DataInfo(len(self.train), loader.batch_size, len(self.train.classes), self.train.labels)
-        probe = next(iter(batches(self.train, min(8, len(self.train)), self.device)))
-        return Examples(loader, info, probe, lambda: batches(self.valid, EVALUATION_BATCH, self.device))
+        return Examples(
+            loader,
+            info,
+            first(self.train, PROBE_ROWS, self.device),
+            lambda: batches(self.valid, EVALUATION_BATCH, self.device),
+        )
 
     def check(self, methods: list[Method], seed: int) -> None:
         """Build everything once, on throw-away copies, so that mistakes show before the first step."""
         fit, student = self.recipe.fit, self.recipe.student
-        teacher = self.teacher(self.network(self.recipe.teacher, "teacher", seed))
+        teacher = self.guide(seed)
         for method in methods:
             for stage in method.stages:
                 assemble(
@@ -109,10 +150,10 @@ class Setting:
     def measure(self, methods: list[Method], seed: int) -> Choice:
         """The fastest precision for a step of these methods."""
         method = next((m for m in reversed(methods) if m.needs_teacher), methods[0])
-        teacher = self.network(self.recipe.teacher, "teacher", seed) if method.needs_teacher else None
+        teacher = self.cached or self.network(self.recipe.teacher, "teacher", seed)
         return choose_precision(
-            self.student(method, seed, None if teacher is None else self.teacher(teacher)),
-            teacher,
+            self.student(method, seed, self.guide(seed) if method.needs_teacher else None),
+            teacher if method.needs_teacher else None,
             method.terms,
             self.examples(self.recipe.fit, seed),
             self.recipe.fit,
@@ -121,9 +162,30 @@ class Setting:
         )
 
 
+def with_views(recipe: Recipe) -> Recipe:
+    """The recipe with as many views as the cache of its teacher holds, where it does not say how many.
+
+    Raises ValueError for a student with a cache, for a cached teacher without weights to check it against, and where
+    there is no cache.
+    """
+    if recipe.student.cache is not None:
+        raise ValueError("student.cache: the student is trained, so it cannot be cached; set teacher.cache")
+    if recipe.teacher.cache is None:
+        return recipe
+    if not recipe.teacher.taught:
+        raise ValueError(
+            f"teacher.cache: the teacher {recipe.teacher.name!r} has no weights that the cache could be checked "
+            "against; give those that it was written from, e.g. --teacher.checkpoint FILE"
+        )
+    views = recipe.data.views or read_about(recipe.teacher.cache).views
+    return replace(recipe, data=replace(recipe.data, views=views))
+
+
 def without_effect(recipe: Recipe) -> list[str]:
     """Sentences about settings that do nothing in this recipe."""
     found = unused(recipe.fit, "fit")
+    if recipe.data.views not in (None, 1) and recipe.data.augment == "none":
+        found.append(f"data.views={recipe.data.views} has no effect: data.augment is none")
     if recipe.teacher_fit is not None:
         found += unused(recipe.teacher_fit, "teacher_fit")
         if recipe.teacher.taught:

@@ -14,7 +14,7 @@ from potstill.data.preprocess import Preprocess
 from potstill.errors import did_you_mean
 from potstill.precision import Precision, lay_out
 from potstill.taps import Taps, stages_of
-from potstill.types import Batch, Outputs, Task
+from potstill.types import Batch, Objective, Outputs, Source, Task
 
 USUAL = ("stem", "last_map", "pooled_map", "embedding")
 """Taps that the probe may find, beside stages."""
@@ -154,7 +154,7 @@ class Shuffled:
 
     trained = False
 
-    def __init__(self, source: Network):
+    def __init__(self, source: Source):
         self.source = source
 
     @property
@@ -170,7 +170,12 @@ class Shuffled:
         return "shuffled:" + self.source.fingerprint
 
     def expand(self, taps: Sequence[str]) -> tuple[str, ...]:
-        return self.source.expand(taps)
+        expand = getattr(self.source, "expand", None)
+        return expand(taps) if expand else tuple(taps)
+
+    def fits(self, name: str, objective: Objective, taps: Sequence[str]) -> None:
+        if fits := getattr(self.source, "fits", None):
+            fits(name, objective, taps)
 
     def __call__(self, task: Task, batch: Batch, view: str, taps: Sequence[str]) -> Outputs:
         outputs = self.source(task, batch, view, taps)

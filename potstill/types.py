@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 
 from torch import Tensor, nn
 
-from potstill.batch import MAIN, Answer, Batch, LazyLogits, Outputs, Progress, Side, SourceOutputs, Tensors, View
+from potstill.batch import (
+    MAIN,
+    PLAIN,
+    Answer,
+    Batch,
+    LazyLogits,
+    Outputs,
+    Progress,
+    Side,
+    SourceOutputs,
+    Tensors,
+    View,
+)
 
 if TYPE_CHECKING:
     from potstill.stages import Stage
@@ -22,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAIN",
+    "PLAIN",
     "Answer",
     "Batch",
     "DataInfo",
@@ -92,6 +105,11 @@ class Objective(nn.Module):
     """What the bare method name stands for, e.g. `ce:0.1+kd:0.9`; None: `ce:1` in front of it."""
     warm_up: ClassVar[float] = 0.0
     """Fraction of the run over which the weight grows linearly, as published."""
+    needs_modules: ClassVar[bool] = False
+    """It is built from modules of the teacher (its classifier, its batch norms): no cache can stand for that one."""
+    tail_spread: ClassVar[bool] = False
+    """It may read logits of which only the largest are known and the others' mass is spread evenly, where that was done
+    at its own `temperature`."""
     part_of: ClassVar[str | None] = None
     """For a formula that is no method by itself: what it is a part of. A method string refuses it."""
     paper: ClassVar[str] = ""

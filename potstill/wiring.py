@@ -49,6 +49,8 @@ def wire(
                 f"term {draft.name!r}: over LazyLogits an objective gets no gradient for parameters of its own, and "
                 f"{type(objective).__name__} trains some; let the student answer with whole logits"
             )
+        if draft.right is not None and (fits := getattr(sources[draft.right.source], "fits", None)):
+            fits(draft.name, objective, draft.right.taps)
         if handed is not None:
             _hand_over(term, objective, handed)
         if objective.scope == "batch" and data.batch_size < 2:
@@ -78,14 +80,16 @@ def _draft(term: Term, number: int, terms: Sequence[Term], sources: Mapping[str,
         if address.view not in batch.views:
             raise ValueError(f"term {name!r}: no view {address.view!r}; {did_you_mean(address.view, batch.views)}")
         expand = getattr(sources[address.source], "expand", None)
-        resolved = replace(address, taps=expand(address.taps)) if expand else address
-        _check_provided(name, resolved, sources[address.source])
-        sides.append(resolved)
+        sides.append(replace(address, taps=expand(address.taps)) if expand else address)
     if sides[0] is not None and not sources[sides[0].source].trained:
         raise ValueError(
             f"term {name!r}: the left address {sides[0].source!r} is not trained, so the term would teach nobody"
         )
     left, right = _level(name, term, sides[0], sides[1])
+    _check_modules(name, term, right, sources)
+    for side in (left, right):
+        if side is not None:
+            _check_provided(name, side, sources[side.source])
     return Wired(name, _Nothing(), left, right, term.weight)
 
 
@@ -116,6 +120,16 @@ def _check_provided(name: str, address: Address, source: Source) -> None:
         raise ValueError(
             f"term {name!r}: source {address.source!r} does not give tap {missing[0]!r}; "
             + did_you_mean(missing[0], provided or ())
+        )
+
+
+def _check_modules(name: str, term: Term, right: Address | None, sources: Mapping[str, Source]) -> None:
+    if right is None or isinstance(term.objective, Objective) or not term.kind.needs_modules:
+        return
+    if sources[right.source].module is None:
+        raise ValueError(
+            f"term {name!r} is built from modules of {right.source!r} (its classifier, its batch norms), "
+            "and what stands in for that one (a cache) has none; use the live network"
         )
 
 

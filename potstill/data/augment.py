@@ -22,6 +22,13 @@ def usual_pad(height: int, width: int) -> tuple[int, int]:
     return height // 8, width // 8
 
 
+def augmented(
+    images: UInt8[Tensor, "N C H W"], index: Int64[Tensor, " B"], augment: str, *salts: int | str
+) -> UInt8[Tensor, "B C H W"]:
+    """Rows `index` of `images`, augmented as `Data.augment` says: what a loader shows and what a cache is made of."""
+    return crop_flip(images, index, *salts, crop="crop" in augment, flip="flip" in augment)
+
+
 def crop_flip(
     images: UInt8[Tensor, "N C H W"],
     index: Int64[Tensor, " B"],

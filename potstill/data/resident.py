@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import get_args
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from potstill.data.augment import crop_flip
+from potstill.data.augment import augmented
 from potstill.data.spec import Augment, Images
 from potstill.errors import did_you_mean
 from potstill.hashing import hash_index
-from potstill.types import MAIN, Batch, View
+from potstill.types import MAIN, PLAIN, Batch, View
 
 
 class Resident:
@@ -22,8 +23,11 @@ class Resident:
 
     The order of epoch e is a function of (seed, e). Global batch s of an epoch is rows [s B, (s + 1) B) of
     that order, and rank r of `world` gets the r-th of its equal parts. The augmentation of a sample is a
-    function of (seed, e, its index). The view's `input` is uint8 `[b, C, H, W]`, `index` and `label` int64
-    `[b]`.
+    function of (`view_seed`, the number of the view, its index): epoch e shows view e mod `views`, or e where
+    that is left out. The view's `input` is uint8 `[b, C, H, W]`, `index` and `label` int64 `[b]`.
+
+    `view_seed` is `seed` where it is left out. Runs that share a cache of their teacher share `view_seed` and
+    `views`, and may differ in `seed`, the order.
 
     Where there are fewer images than `batch_size`, an epoch is one batch of all of them, with a warning.
     `batch_size` is global; `samples` counts the images, `steps` the batches of an epoch.
@@ -42,6 +46,8 @@ class Resident:
         *,
         augment: str = "crop-flip",
         seed: int = 0,
+        views: int | None = None,
+        view_seed: int | None = None,
         device: torch.device | str = "cpu",
         rank: int = 0,
         world: int = 1,
@@ -75,6 +81,8 @@ class Resident:
         self.steps = self.samples // batch_size if drop_last else -(-self.samples // batch_size)
         self.augment = augment
         self.seed = seed
+        self.views = views
+        self.view_seed = seed if view_seed is None else view_seed
         self.rank = rank
         self.world = world
 
@@ -95,13 +103,13 @@ class Resident:
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         order = self.order(epoch)
-        crop, flip = "crop" in self.augment, "flip" in self.augment
+        number = epoch if self.views is None else epoch % self.views
         for step in range(start, self.steps):
             rows = order[step * self.batch_size : (step + 1) * self.batch_size]
             share = len(rows) // self.world
             mine = rows[self.rank * share : (self.rank + 1) * share]
-            inputs = crop_flip(self.images.images, mine, self.seed, epoch, crop=crop, flip=flip)
-            yield Batch({MAIN: View(inputs, mine, self.images.labels.index_select(0, mine))})
+            inputs = augmented(self.images.images, mine, self.augment, self.view_seed, number)
+            yield Batch({MAIN: View(inputs, mine, self.images.labels.index_select(0, mine), number=number)})
 
 
 def batches(images: Images, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
@@ -113,6 +121,12 @@ def batches(images: Images, batch_size: int, device: torch.device | str = "cpu")
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     return _in_order(images, batch_size, device)
+
+
+def first(images: Images, rows: int, device: torch.device | str = "cpu") -> Batch:
+    """The first training images as they are, for a probe."""
+    batch = next(iter(batches(images, min(rows, len(images)), device)))
+    return batch.with_view(MAIN, replace(batch.main, number=PLAIN))
 
 
 def _in_order(images: Images, batch_size: int, device: torch.device | str) -> Iterator[Batch]:

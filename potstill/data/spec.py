@@ -46,6 +46,13 @@ class Data:
     """Augmentation of the training images."""
     data_seed: int = 0
     """Seed of the order and of the augmentation."""
+    views: int | None = None
+    """How many augmented views there are of each training image: epoch e shows view e mod so many, the same to every
+    seed of a comparison. Left out, every epoch and every seed has views of its own."""
+
+    def __post_init__(self) -> None:
+        if self.views is not None and self.views < 1:
+            raise ValueError(f"data.views must be at least 1, got {self.views}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,7 @@ class KD(Objective):
     paper_terms = "ce:0.1+kd:0.9"
     matches = "logits"
     lazy = True
+    tail_spread = True
     weight_from = "RepDistiller's command"
     paper = "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network. 2015. arXiv:1503.02531"
 

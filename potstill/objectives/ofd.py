@@ -41,6 +41,7 @@ class OFD(Objective):
     default_weight = 1e-3
     default_taps = ("stages.pre", "stages.pre")
     matches = "features"
+    needs_modules = True
     weight_from = "mdistiller's config"
     paper = (
         "Heo, Kim, Yun, Park, Kwak, Choi: A Comprehensive Overhaul of Feature Distillation. ICCV 2019. arXiv:1904.01866"

@@ -36,6 +36,7 @@ class SimKD(Objective):
     default_taps = ("projected", "pooled_map")
     paper_terms = "ce:0+simkd:1"
     matches = "features"
+    needs_modules = True
     weight_from = "the authors' code"
     paper = (
         "Chen, Mei, Zhang, Wang, Feng, Chen: Knowledge Distillation with the Reused Teacher Classifier. CVPR 2022. "

@@ -37,6 +37,7 @@ class SRRL(Objective):
     default_taps = ("embedding", "embedding,output")
     paper_terms = "ce:1+kd:1+srrl:1"
     matches = "features"
+    needs_modules = True
     weight_from = "SimKD's repository"
     paper = (
         "Yang, Martinez, Bulat, Tzimiropoulos: Knowledge Distillation via Softmax Regression Representation Learning. "

@@ -1,0 +1,1 @@
+"""Commands of the shell, and how their words are read; `potstill.cli` chooses between them."""

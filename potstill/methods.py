@@ -1,9 +1,9 @@
 """Method strings: `"icd+kd"`, `"icd:1.0+kd:0.5"`, `"icd(alpha=0)"`, `"icd~shuffled"`.
 
 A bare method name stands for its paper's terms (`kd` is `ce:0.1+kd:0.9`); a composition puts `ce:1` in front unless
-`ce` is written; `student` is the lone student, `ce:1`. Every term takes `warm_up`, the fraction of the run over which
-its weight grows: `dkd` is `ce:1+dkd(warm_up=0.08333):1`. `~shuffled` replaces the teacher by a control that answers
-about another sample.
+`ce` is written (`ce:0`: no labels); `student` is the lone student, `ce:1`. Every term takes `warm_up`, the fraction of
+the run over which its weight grows: `dkd` is `ce:1+dkd(warm_up=0.08333):1`. `~shuffled` replaces the teacher by a
+control that answers about another sample.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class Method:
 
     @classmethod
     def of(cls, name: str, terms: Sequence[Term], control: str | None = None) -> Method:
-        """From terms; those of methods that have several stages become stages."""
-        return cls(name, stages_of(terms), describe(terms), control)
+        """From terms; those of methods that have several stages become stages. Without labels it is `ce:0+…`."""
+        alone = all(term.label != "ce" for term in terms)
+        return cls(name, stages_of(terms), ("ce:0+" if alone else "") + describe(terms), control)
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -96,6 +97,8 @@ def parse(text: str) -> Method:
         parts = [(n, options if n == own else o, w) for n, o, w in parts]
     elif not any(part_name == "ce" for part_name, _, _ in parts):
         parts.insert(0, ("ce", {}, 1.0))
+    if len(parts) > 1:
+        parts = [part for part in parts if part[0] != "ce" or part[2] != 0]
     method = Method.of(name, [_term(*part) for part in parts], control or None)
     if method.control and not method.needs_teacher:
         raise ValueError(f"method {text!r}: no term of it has a teacher, so {control!r} would change nothing")

@@ -176,7 +176,7 @@ def spread(values: Float[Tensor, "B k"], classes: Tensor, tail: Float[Tensor, "B
 
     >>> values, classes, tail = keep_largest(torch.tensor([[3.0, 0.0, 1.0, 2.0]]), 2, 4.0)
     >>> spread(values, classes, tail, 4).round(decimals=2)
-    tensor([[3.0000, 0.5200, 0.5200, 2.0000]])
+    tensor([[3.0000, 0.5300, 0.5300, 2.0000]])
     """
     whole = tail.to(values.dtype)[:, None].repeat(1, count)
     return whole.scatter(1, classes.long(), values)

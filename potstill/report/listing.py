@@ -42,7 +42,7 @@ METHODS = (
     Column("parameters", goes=5),
     Column("stages", goes=3),
     Column("stands_for"),
-    Column("title", goes=4, least=30),
+    Column("title", goes=4, least=26),
 )
 FITTING = (
     Column("method"),

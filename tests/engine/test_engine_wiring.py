@@ -34,7 +34,7 @@ def look(*terms, rows=14, **more):
         (Term(KD, "output", "output@crop", name="mine"), r"term 'mine': no view 'crop'; known: main, other"),
         (Term(ICD, "bodi", "embedding"), r"tap 'bodi'.*no such module; did you mean 'body'"),
         (Term(ICD, "embedding", "middel"), r"tap 'middel'.*no such module; did you mean 'middle'"),
-        (Term(FitNet), r"Net has no 'stage2': the probe found embedding, hidden"),
+        (Term(FitNet), r"Net has no 'stage2': it has no feature map .*the probe found embedding, hidden"),
         (Term(KD, "teacher:output", "output"), r"term 'kd': the left address 'teacher' is not trained"),
         (Term(FitNet, "embedding", "embedding"), r"expected a feature map \[B, C, H, W\]"),
     ],

@@ -61,7 +61,7 @@ class ForwardKL(Divergence):
     value and gradient, `distillm_forward_kl` the gradient, and the value less that constant.
     """
 
-    paper_terms = "forward_kl:1"
+    paper_terms = "ce:0+forward_kl:1"
     weight_from = "DistiLLM's scripts (no label term)"
     paper = "Kim, Rush: Sequence-Level Knowledge Distillation. EMNLP 2016. arXiv:1606.07947"
 
@@ -80,7 +80,7 @@ class ReverseKL(Divergence):
     the full vocabulary. Goldens `reverse_kl` (TRL) and `distillm_reverse_kl` pin value and gradient.
     """
 
-    paper_terms = "reverse_kl:1"
+    paper_terms = "ce:0+reverse_kl:1"
     weight_from = "DistiLLM's scripts (no label term)"
     paper = (
         "Gu, Dong, Wei, Huang: MiniLLM: Knowledge Distillation of Large Language Models. ICLR 2024. arXiv:2306.08543"
@@ -101,7 +101,7 @@ class SymmetricKL(Divergence):
     pins the gradient, and the value less that constant.
     """
 
-    paper_terms = "symmetric_kl:1"
+    paper_terms = "ce:0+symmetric_kl:1"
     weight_from = "DistiLLM's scripts (no label term)"
     paper = (
         "Ko, Kim, Chen, Yun: DistiLLM: Towards Streamlined Distillation for Large Language Models. "
@@ -127,7 +127,7 @@ class TVD(Divergence):
     sees is not its own choice. The golden `distillm_tv_distance` pins value and gradient.
     """
 
-    paper_terms = "tvd:1"
+    paper_terms = "ce:0+tvd:1"
     weight_from = "DistiLLM's scripts (no label term)"
     paper = (
         "Wen, Li, Du, Mou: f-Divergence Minimization for Sequence-Level Knowledge Distillation. "

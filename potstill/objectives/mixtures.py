@@ -26,7 +26,7 @@ class JSD(Divergence):
     `lam` is `beta = 1 - lam`, pinned by `distillm_js_distance`.
     """
 
-    paper_terms = "jsd:1"
+    paper_terms = "ce:0+jsd:1"
     weight_from = "TRL"
     paper = (
         "Agarwal, Vieillard, Zhou, Stanczyk, Ramos, Geist, Bachem: On-Policy Distillation of Language Models: "
@@ -55,7 +55,7 @@ class SkewKL(Divergence):
     `distillm_skewed_forward_kl` pins the gradient, and the value less that constant.
     """
 
-    paper_terms = "skew_kl:1"
+    paper_terms = "ce:0+skew_kl:1"
     weight_from = "DistiLLM's scripts (no label term)"
     paper = (
         "Ko, Kim, Chen, Yun: DistiLLM: Towards Streamlined Distillation for Large Language Models. "
@@ -80,7 +80,7 @@ class SkewReverseKL(Divergence):
     Where we differ: nothing; the golden `distillm_skewed_reverse_kl` pins value and gradient.
     """
 
-    paper_terms = "skew_reverse_kl:1"
+    paper_terms = "ce:0+skew_reverse_kl:1"
     weight_from = "DistiLLM's scripts (no label term)"
     paper = SkewKL.paper
 

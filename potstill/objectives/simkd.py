@@ -34,7 +34,7 @@ class SimKD(Objective):
     """
 
     default_taps = ("projected", "pooled_map")
-    paper_terms = "simkd:1"
+    paper_terms = "ce:0+simkd:1"
     matches = "features"
     needs_modules = True
     weight_from = "the authors' code"

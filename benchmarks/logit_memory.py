@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import tyro
-from step_cost import abilities, peak_mib, wait
+from step_cost import abilities, interleaved, peak_mib
 
 from potstill.lazy import weighted_sum
 from potstill.methods import parse
@@ -120,15 +120,7 @@ def stepping(student: LazyLogits, loss: Callable[[], torch.Tensor]) -> Run:
 
 
 def seconds(runs: dict[str, Run], rounds: int, device: torch.device) -> Row:
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    times: dict[str, list[float]] = {label: [] for label in runs}
-    for _ in range(rounds):
-        for label, run in runs.items():
-            wait(device)
-            began = clock()
-            run()
-            wait(device)
-            times[label].append(clock() - began)
+    times = interleaved(runs, rounds, device)
     row: Row = {f"{label}_seconds": round(median(found), 3) for label, found in times.items()}
     if "whole" in times:
         row["ratio"] = round(median(a / b for a, b in zip(times["pieces"], times["whole"], strict=True)), 3)

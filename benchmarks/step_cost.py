@@ -210,6 +210,11 @@ def timed(runs: dict[str, Run], rounds: int, device: torch.device) -> dict[str, 
     for run in runs.values():
         run()
         run()
+    return interleaved(runs, rounds, device)
+
+
+def interleaved(runs: dict[str, Run], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of every run in every round: the process's own time on a CPU, synchronised wall clock on a GPU."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     times: dict[str, list[float]] = {label: [] for label in runs}
     for _ in range(rounds):

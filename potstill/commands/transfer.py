@@ -116,6 +116,8 @@ def _views(arguments: list[str]) -> list[str]:
     width = 1 if "=" in arguments[place] else 2
     if not asked.isdecimal() and asked not in (FRESH, PLAIN):
         raise ValueError(f"--views {asked!r} is no number; {did_you_mean(asked, (FRESH, PLAIN))}")
+    if asked.isdecimal() and int(asked) < 1:
+        raise ValueError(f"--views must be at least 1, got {asked}; {FRESH} gives every epoch a view of its own")
     leaf = ["--data.augment", "none"] if asked == PLAIN else ["--data.views", "None" if asked == FRESH else asked]
     return [*arguments[:place], *leaf, *arguments[place + width :]]
 

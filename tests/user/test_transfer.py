@@ -95,7 +95,9 @@ def test_a_grid_is_its_runs(shell, run, tmp_path):
 
 
 def test_a_folder_of_images(shell, run, photos):
-    status, out, err = shell("transfer", run / "kd" / "seed0", "--data", photos, "--epochs", "30", "--json", "--quiet")
+    status, out, err = shell(
+        "transfer", run / "kd" / "seed0", "--data", photos, "--epochs", "30", "--batch-size", "7", "--json", "--quiet"
+    )
     assert status == 0, err
     answer = json.loads(out)
     assert (answer["data"], answer["rows"][0]["n"], answer["teacher"]) == ("photos", 1, None)
@@ -147,7 +149,18 @@ def test_mobile_and_shuffle_networks_learn_at_a_fifth_of_the_rate(shell, run, tm
         model = build(name, num_classes=10, in_channels=1)
         card["model"] = {"name": name, "num_classes": 10, "in_channels": 1}
         save_student(tmp_path / name, model, card)
-        words = ("--data", "digits", "--data.train-rows", "20", "--data.valid-rows", "20", "--views", "1")
+        words = (
+            "--data",
+            "digits",
+            "--data.train-rows",
+            "20",
+            "--data.valid-rows",
+            "20",
+            "--batch-size",
+            "10",
+            "--views",
+            "1",
+        )
         assert shell("transfer", tmp_path / name, *words, "--epochs", "1", "--quiet")[0] == 0
         found = json.loads((tmp_path / name / "transfer" / "digits-frozen-1-views.json").read_text())
         assert found["settings"]["lr"] == pytest.approx(0.01 if name == "MobileNetV2" else 0.05)
@@ -162,7 +175,7 @@ def test_mobile_and_shuffle_networks_learn_at_a_fifth_of_the_rate(shell, run, tm
         (("run", "--data", "stl1O"), "unknown data set 'stl1O'"),
         (("run", "--data", "digits", "--methods", "kdd"), "has no finished student of method 'kdd'; did you mean 'kd'"),
         (("run", "--data", "digits", "--views", "fesh"), "--views 'fesh' is no number; did you mean 'fresh'?"),
-        (("run", "--data", "digits", "--views", "0"), "data.views must be at least 1, got 0"),
+        (("run", "--data", "digits", "--views", "0"), "--views must be at least 1, got 0; fresh gives"),
         (("run", "--data", "digits", "--epocs", "3"), "no option --epocs; did you mean '--epochs'"),
         (("run", "--data", "digits", "--precision", "fp8"), "unknown precision 'fp8'"),
         (("run/kd/seed0", "--data", "digits", "--methods", "kd"), "holds one student, not several methods"),

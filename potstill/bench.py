@@ -55,7 +55,8 @@ def check(grid: Grid, plan: Plan, talk: Talk) -> None:
             runs.check(folder, runs.describe(recipe, plan.seed, plan.source), resume=True, grows=True)
         except ValueError as error:
             raise ValueError(f"{pair}: {error}") from error
-    if plan.out.exists() and any(plan.out.iterdir()) and not (plan.out / GRID).exists():
+    foreign = plan.out.exists() and {path.name for path in plan.out.iterdir()} - {"tuning", "tuning.json"}
+    if foreign and not (plan.out / GRID).exists():
         raise ValueError(f"{plan.out} is not empty and is no grid; choose an empty or new folder for --out")
 
 
@@ -194,5 +195,5 @@ def summary(grid: Grid, plan: Plan, outcome: Outcome) -> dict[str, Any]:
             {"pair": job.pair, "method": job.name, "seed": job.seed, "error": text}
             for job, text in outcome.failed.items()
         ],
-        "notes": [],
+        "notes": list(grid.notes),
     }

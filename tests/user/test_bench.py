@@ -248,3 +248,23 @@ def test_a_grid_checks_itself():
         potstill.Grid({"a → b": recipe, "A-b": recipe})
     with pytest.raises(ValueError, match="did you mean 'icd'"):
         potstill.Grid({"a": recipe}, seeds={"idc": 3})
+
+
+def test_fair_tuning(bench, tmp_path):
+    words = ("--pairs", "16-8", "--methods", "student", "kd", "--seeds", 1, "--tune", 3, "--fit.epochs", 1)
+    status, found = bench("--out", "out", *words)
+    assert status == 0
+    chosen = json.loads((tmp_path / "out" / "tuning.json").read_text())["16 → 8"]
+    assert chosen["kd"]["trials"] == 3
+    assert chosen["student"]["published_is_best"]
+    tried = json.loads((tmp_path / "out" / "tuning" / "summary.json").read_text())["pairs"][0]["summary"]
+    best = max(row["top1_mean"] for row in tried["rows"] if row["method"].startswith("kd."))
+    assert chosen["kd"]["held_out_top1"] == best
+    # 10 of the 100 training images were held out, and the test images were never seen
+    assert "10 of 100 training images are held out" in " ".join(tried["notes"])
+    summary = found["pairs"][0]["summary"]
+    names = [row["method"] for row in summary["rows"]]
+    assert names == ["student", "kd"] + ([] if chosen["kd"]["published_is_best"] else ["kd-tuned"])
+    assert any("read once" in note for note in found["notes"])
+    folder = tmp_path / "out/pairs/16-8/kd/seed0/metrics.jsonl"
+    assert sum("top1" in json.loads(line) for line in folder.read_text().splitlines()) == 1

@@ -23,7 +23,7 @@ class Data:
     """Which images to learn from, and how to read them."""
 
     name: str = "digits"
-    """digits (embedded), cifar100, fashion_mnist, tiny_imagenet, or a Hugging Face name such as user/set.
+    """digits (embedded), cifar100, fashion_mnist, stl10, tiny_imagenet, or a Hugging Face name such as user/set.
     With a root it is only a label."""
     root: Path | None = None
     """Local data: a folder of train-*.parquet and test-*.parquet, a folder of class folders, or a CSV of

@@ -269,3 +269,21 @@ def test_fair_tuning(bench, tmp_path):
     assert any("read once" in note for note in found["notes"])
     folder = tmp_path / "out/pairs/16-8/kd/seed0/metrics.jsonl"
     assert sum("top1" in json.loads(line) for line in folder.read_text().splitlines()) == 1
+
+
+def test_a_grid_probes_what_it_trained(bench, tmp_path):
+    probes = "transfer=((Data(), Protocol(epochs=2)), (Data(name='photos'), Protocol(epochs=2, arm='drifting'))))"
+    text = GRID.format(epochs=1).replace('seeds={"kd": 1})', probes)
+    (tmp_path / "probed.py").write_text("from potstill.transfer import Protocol\n" + text)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "digits").mkdir()
+    words = ("--out", "out", "--pairs", "16-8", "--methods", "student", "kd", "--seeds", 1)
+    status, found = bench(*words, "--probe-root", "disk", grid="probed.py")
+    assert status == 1  # neither is there
+    assert [cell["method"] for cell in found["failed"]] == ["transfer", "transfer"]
+    assert len(found["pairs"][0]["summary"]["rows"]) == 2
+    status, found = bench(*words, grid="probed.py")
+    assert [("photos" in cell["error"], cell["method"]) for cell in found["failed"]] == [(True, "transfer")]
+    (table,) = found["transfer"]
+    assert [row["method"] for row in table["rows"]] == ["student", "kd"]
+    assert table["teacher"]["model"] == "small_cnn"

@@ -164,7 +164,7 @@ def _decoded(
 def _split(data: Data, raw: Raw, given: Plan | None, title: str, quiet: bool) -> _Ready:
     shape = given and (given.channels, given.height, given.width)
     labels = fingerprint(raw.labels.tolist())
-    key = fingerprint(VERSION, raw.split, raw.stamp, labels, data.size, data.skip_unreadable, shape)
+    key = fingerprint(VERSION, raw.split, raw.stamp(), labels, data.size, data.skip_unreadable, shape)
     if (entry := cache.find(key)) is not None:
         return _Ready(key, entry, False)
     items = raw.read(np.arange(len(raw)))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from potstill import checkpoint, runs
 from potstill.cell import final_evaluation, train_stages
 from potstill.console import Talk
-from potstill.data import Images, Preprocess, load
+from potstill.data import Preprocess, Split, load
 from potstill.evaluation.summary import Cell, summarise
 from potstill.methods import Method, parse
 from potstill.models import check_name, described, load_weights
@@ -237,6 +237,7 @@ def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[
         comparison = Comparison(setting, options, methods, precision, begin)
         comparison.learn_teacher()
         done = [comparison.cell(method, seed) for method, seed in cells]
+    talk.say(runs.waiting(options.out))
     return comparison.finish(done, {"choice": precision.name, "why": why})
 
 
@@ -258,12 +259,12 @@ def _check_names(methods: list[Method], recipe: Recipe) -> None:
             raise ValueError(f"method {name!r} is written twice")
 
 
-def mistakes(valid: Images, student: Tensor, teacher: Tensor) -> list[dict[str, Any]]:
+def mistakes(valid: Split, student: Tensor, teacher: Tensor) -> list[dict[str, Any]]:
     """The first validation images where the teacher is right and the student wrong, as PNG."""
     wrong = (teacher == valid.labels) & (student != valid.labels)
     items = []
     for index in wrong.nonzero().flatten()[:SHOWN].tolist():
-        pixels = valid.images[index].cpu()
+        pixels = valid.picture(index)
         image = Image.fromarray((pixels[0] if valid.channels == 1 else pixels.permute(1, 2, 0)).numpy())
         buffer = io.BytesIO()
         image.save(buffer, "PNG")

@@ -1,19 +1,23 @@
-"""From a `Data` to two decoded splits: find the source, settle labels and rows, decode or take from cache."""
+"""From a `Data` to two splits: find the source, settle labels and rows; decode, take from cache, or stream."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from potstill.data import cache
+from potstill.data import cache, listing
 from potstill.data.decode import Plan, decode, plan, resize
 from potstill.data.folders import class_folders, csv_files, csv_tables
 from potstill.data.raw import Raw, check_rows, fingerprint, interleave, limit, settle, stratified
-from potstill.data.spec import Data, Images
-from potstill.data.tables import HUB_NAMES, hub, parquet, parquet_files
+from potstill.data.shards import tar_files, webdataset
+from potstill.data.spec import RESIZED, Data, Images
+from potstill.data.stream import Stream
+from potstill.data.streaming import streamed, title
+from potstill.data.tables import HUB_NAMES, hub, parquet, parquet_files, tables
 from potstill.errors import did_you_mean
 
 VERSION = 1
@@ -25,12 +29,12 @@ DIGITS_TRAIN = 200
 _SHOWN = 3
 
 
-def load(data: Data, *, quiet: bool = False) -> tuple[Images, Images]:
-    """Training and validation images.
+def load(data: Data, *, quiet: bool = False) -> tuple[Images | Stream, Images | Stream]:
+    """Training and validation images, in memory or, where `data.stream` says so, as streams.
 
     The validation split is the data's own (validation before test); where it has none, a stratified part of
-    the training images is set aside and `notes` say so. Decoded images are cached; the data folder is never
-    written. `quiet` hides progress bars.
+    the training images is set aside and `notes` say so. Decoded images are cached, and of streamed ones the index;
+    the data folder is never written. `quiet` hides progress bars.
 
     Raises:
         ValueError: the data cannot be found or understood, an image cannot be read, a label or a row limit is
@@ -45,9 +49,34 @@ def load(data: Data, *, quiet: bool = False) -> tuple[Images, Images]:
         raise ValueError(f"size must be at least 1, got {data.size}")
     if data.root is None and data.name == "digits":
         return _digits(data)
-    train, valid, notes = _find(data, quiet)
+    listed = listing.find(data) if data.root is not None and data.stream != "never" else None
+    found = listed or _find(data, quiet)
+    chosen = _chosen(data, found)
+    streams = streamed(data, *chosen, quiet=quiet)
+    if streams is None:  # what is decoded once must notice every change of a file, so no index stands in
+        return _decoded(data, *(_chosen(data, _find(data, quiet)) if listed else chosen), quiet)
+    if listed is None and (trouble := listing.store(data, found)):
+        streams = (replace(streams[0], notes=(*streams[0].notes, trouble)), streams[1])
+    return streams
+
+
+def from_datasets(train: Any, valid: Any | None = None, data: Data | None = None) -> tuple[Stream, Stream]:
+    """Streams of `datasets.Dataset` objects. `data` names the columns and says how images are decoded and augmented.
+
+    Raises:
+        ValueError: columns that cannot be found, or labels that do not fit.
+    """
+    data = data or Data(name="datasets", augment=RESIZED)
+    found = streamed(replace(data, stream="always"), *_chosen(data, (*tables(train, valid, data, "the data set"), [])))
+    assert found is not None
+    return found
+
+
+def _chosen(data: Data, found: listing.Listing) -> tuple[Raw, Raw, tuple[str, ...], list[str]]:
+    """Both splits with numbered labels and as many rows as asked for, the classes, and notes."""
+    train, valid, notes = found
     train, valid, classes, more = settle(train, valid)
-    notes += more + _unused(data, valid is not None)
+    notes = notes + more + _unused(data, valid is not None)
     if valid is None:
         kept, held = stratified(train.labels, data.valid_fraction)
         notes.append(
@@ -59,7 +88,7 @@ def load(data: Data, *, quiet: bool = False) -> tuple[Images, Images]:
     valid = limit(valid, data.valid_rows, "valid_rows")
     if missing := len(classes) - len(np.unique(train.labels)):
         notes.append(f"{missing} of {len(classes)} classes have no training image")
-    return _decoded(data, train, valid, classes, notes, quiet)
+    return train, valid, classes, notes
 
 
 def _digits(data: Data) -> tuple[Images, Images]:
@@ -108,10 +137,12 @@ def _find(data: Data, quiet: bool) -> tuple[Raw, Raw | None, list[str]]:
         beside = [entry.name for entry in root.parent.iterdir()] if root.parent.is_dir() else []
         hint = did_you_mean(root.name, beside) if beside else f"{root.parent} does not exist either"
         raise ValueError(f"no such folder or file: {root}; {hint}")
-    if root.is_file() and root.suffix.lower() not in (".parquet", ".csv", ".tsv"):
-        raise ValueError(f"{root} is a file; expected a folder, a .parquet or a .csv")
+    if root.is_file() and root.suffix.lower() not in (".parquet", ".csv", ".tsv", ".tar"):
+        raise ValueError(f"{root} is a file; expected a folder, a .parquet, a .tar or a .csv")
     if root.is_dir() and not any(root.iterdir()):
-        raise ValueError(f"{root} is empty; looked for Parquet files, class folders or a CSV")
+        raise ValueError(f"{root} is empty; looked for Parquet files, tar shards, class folders or a CSV")
+    if (root.is_dir() or root.suffix.lower() == ".tar") and (files := tar_files(root)):
+        return *webdataset(root, files, data), []
     if (root.is_dir() or root.suffix.lower() == ".parquet") and (files := parquet_files(root)):
         return *parquet(root, files, data), []
     if tables := csv_files(root):
@@ -142,7 +173,7 @@ class _Ready:
 def _decoded(
     data: Data, train: Raw, valid: Raw, classes: tuple[str, ...], notes: list[str], quiet: bool
 ) -> tuple[Images, Images]:
-    name = data.name if data.name not in ("", "digits") or data.root is None else Path(data.root).resolve().stem
+    name = title(data)
     first = _split(data, train, None, f"{name} {train.split}", quiet)
     channels, height, width = first.entry.pixels.shape[1:]
     second = _split(data, valid, Plan(channels, height, width), f"{name} {valid.split}", quiet)

@@ -21,6 +21,7 @@ from potstill.errors import did_you_mean
 HUB_NAMES = {
     "cifar100": "uoft-cs/cifar100",
     "fashion_mnist": "zalando-datasets/fashion_mnist",
+    "imagenet": "ILSVRC/imagenet-1k",
     "tiny_imagenet": "zh-plus/tiny-imagenet",
 }
 _SPLIT = re.compile(rf"^(train|{'|'.join(VALID_NAMES)})(?![a-z])", re.IGNORECASE)
@@ -113,15 +114,24 @@ def hub(data: Data, quiet: bool) -> tuple[Raw, Raw | None]:
             datasets.enable_progress_bars()
     if "train" not in found:
         raise ValueError(f"{name!r} has no split train; it has {', '.join(found)}")
-    columns = find_columns(found["train"].features.arrow_schema, data, name)
     held = next((split for split in VALID_NAMES if split in found), None)
-    train = _hub_split("train", found["train"], columns)
-    if held is None:
-        return train, None
-    other = find_columns(found[held].features.arrow_schema, data, name)
+    return tables(found["train"], None if held is None else found[held], data, name, held or "valid")
+
+
+def tables(train: Any, valid: Any | None, data: Data, name: str, held: str = "valid") -> tuple[Raw, Raw | None]:
+    """Training and validation split of two `datasets.Dataset` objects.
+
+    Raises:
+        ValueError: columns that cannot be found, or that differ between the two.
+    """
+    columns = find_columns(train.features.arrow_schema, data, name)
+    first = _hub_split("train", train, columns)
+    if valid is None:
+        return first, None
+    other = find_columns(valid.features.arrow_schema, data, name)
     if other != columns:
         raise ValueError(f"{name!r}: split {held!r} has {_brief(other)}, split 'train' {_brief(columns)}")
-    return train, _hub_split(held, found[held], columns)
+    return first, _hub_split(held, valid, columns)
 
 
 def _hub_split(split: str, table: Any, columns: Columns) -> Raw:

@@ -14,7 +14,7 @@ from potstill.cell import Examples, adapted, assemble, choose_precision, source
 from potstill.data import Preprocess, Split, batches, first, training
 from potstill.hashing import hash_int
 from potstill.methods import Method
-from potstill.models import build, load_weights
+from potstill.models import build, described, load_weights
 from potstill.precision import Choice, Precision
 from potstill.ranks import rank, world_size
 from potstill.recipe import Fit, Network, Recipe
@@ -34,6 +34,16 @@ class Setting:
     valid: Split
     cached: Cached | None = None
     """What speaks for the teacher instead of the network."""
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What tells this data from other data."""
+        return {"train": self.train.digest, "valid": self.valid.digest}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of how the data was read."""
+        return list(dict.fromkeys(self.train.notes + self.valid.notes))
 
     def network(self, spec: Network, role: str, seed: int) -> nn.Module:
         """A network of the recipe, initialised as a function of (seed, role), with its checkpoint if it has one."""
@@ -72,6 +82,19 @@ class Setting:
         if spec.mean is not None:
             return Preprocess(spec.mean, spec.std, spec.size, mapped)
         return replace(Preprocess.of(self.train), size=spec.size, label_map=mapped)
+
+    def card(self, module: nn.Module, spec: Network, method: Method | None, top1: float) -> dict[str, Any]:
+        """What `student.json` says of a network: enough to load and serve it."""
+        return {
+            "model": described(module, self.architecture(spec)),
+            "classes": list(self.train.classes),
+            "channels": self.train.channels,
+            "size": list(self.train.size),
+            "preprocess": self.preprocess(spec, method).describe(),
+            "data": self.train.name,
+            "method": "registered" if method is None else method.name,
+            "top1": top1,
+        }
 
     def teacher(self, module: nn.Module, precision: Precision | None = None) -> Live:
         probe = first(self.train, 4, self.device)

@@ -45,6 +45,9 @@ class Data:
     resized-crop-flip: pixels a side of the crops, 224 when left out."""
     valid_fraction: float = 0.1
     """Part of the training images that is set aside where the data has no validation or test split."""
+    held_out: float | None = None
+    """Validate on this part of the training images, set aside by class, instead of on the data's own validation or test
+    images: to choose something without looking at those."""
     skip_unreadable: bool = False
     """Leave out image files that cannot be read, instead of stopping."""
     augment: Augment = "crop-flip"
@@ -69,6 +72,8 @@ class Data:
             raise ValueError(f"data.workers must not be negative, got {self.workers}")
         if self.augment == RESIZED and self.stream == "never":
             raise ValueError(f"data.augment {RESIZED} reads the files at every step: data.stream cannot be never")
+        if self.held_out is not None and not 0 < self.held_out < 1:
+            raise ValueError(f"data.held_out must lie between 0 and 1, got {self.held_out}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +126,11 @@ class Images:
     def picture(self, index: int) -> UInt8[Tensor, "C H W"]:
         """One image as it is evaluated."""
         return self.images[index].cpu()
+
+    def take(self, rows: Int64[Tensor, " M"], split: str) -> Images:
+        """Only these images, in this order."""
+        mark = f"{self.fingerprint}/{split}"
+        return replace(self, images=self.images[rows], labels=self.labels[rows], split=split, fingerprint=mark)
 
     def to(self, device: torch.device | str) -> Images:
         """The same images on another device; itself where they already lie there."""

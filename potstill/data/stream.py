@@ -88,6 +88,11 @@ class Stream:
         labels = self.labels.to(device)
         return self if labels is self.labels else replace(self, labels=labels)
 
+    def take(self, rows: Int64[Tensor, " M"], split: str) -> Stream:
+        """Only these images, in this order."""
+        pictures = replace(self.pictures, raw=self.pictures.raw.take(rows.cpu().numpy(), split))
+        return replace(self, pictures=pictures, labels=self.labels[rows], split=split)
+
     def picture(self, index: int) -> UInt8[Tensor, "C H W"]:
         """One image as it is evaluated."""
         return self.pictures(np.array([index]))[0]

@@ -76,6 +76,17 @@ def test_the_same_bits_as_in_memory(workers, augment, photos):
     assert files[0].std == pytest.approx(memory[0].std, abs=1e-12)
 
 
+def test_images_that_are_held_out(many):
+    """The same ones as in memory, and none of them is trained on."""
+    data = Data(root=many, size=24, held_out=0.25, workers=0)
+    memory, files = (load(replace(data, stream=stream), quiet=True) for stream in ("never", "always"))
+    assert [len(split) for split in files] == [len(split) for split in memory] == [32, 8]
+    one, two = (training(pair[0], 8, augment="crop-flip", seed=1) for pair in (memory, files))
+    assert same(parts(one), parts(two))
+    assert same([b.main for b in batches(memory[1], 4)], [b.main for b in batches(files[1], 4)])
+    assert len({files[0].digest, files[1].digest, load(replace(data, stream="always", held_out=None))[0].digest}) == 3
+
+
 def test_workers_change_nothing(many):
     one, two = (training(resized(many, workers=w)[0], 8, augment="", seed=1) for w in (0, 2))
     for epoch in (0, 1):

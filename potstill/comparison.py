@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from potstill import checkpoint, registry, runs
 from potstill.cell import final_evaluation, train_stages
 from potstill.console import Talk
-from potstill.data import Images, Preprocess
+from potstill.data import Preprocess, Split
 from potstill.evaluation.summary import Cell, summarise
 from potstill.methods import Method, parse
 from potstill.models import load_weights
@@ -196,12 +196,12 @@ class Comparison:
         return summary
 
 
-def mistakes(valid: Images, student: Tensor, teacher: Tensor) -> list[dict[str, Any]]:
+def mistakes(valid: Split, student: Tensor, teacher: Tensor) -> list[dict[str, Any]]:
     """The first validation images where the teacher is right and the student wrong, as PNG."""
     wrong = (teacher == valid.labels) & (student != valid.labels)
     items = []
     for index in wrong.nonzero().flatten()[:SHOWN].tolist():
-        pixels = valid.images[index].cpu()
+        pixels = valid.picture(index)
         image = Image.fromarray((pixels[0] if valid.channels == 1 else pixels.permute(1, 2, 0)).numpy())
         buffer = io.BytesIO()
         image.save(buffer, "PNG")

@@ -57,7 +57,7 @@ def frozen(asked: Asked, on_step: Callable[[Progress], None]) -> tuple[nn.Linear
     """The new classifier, and a row of measurements for each epoch that was evaluated. The network stays as it is."""
     speaker = source(asked.network, asked.batch, trained=False, preprocess=asked.preprocess, precision=asked.precision)
     try:
-        features = Features(asked, speaker, asked.train, keep=asked.loader.views is not None)
+        features = Features(asked, speaker, asked.train, keep=asked.loader.plan.views is not None)
         held = Features(asked, speaker, asked.valid, keep=False).view(0, "none", 0)
         head = asked.head(held.shape[1] - 1).requires_grad_(False)
         weight = torch.cat([head.weight, head.bias[:, None]], dim=1)
@@ -90,9 +90,8 @@ def descend(
     rows: list[dict[str, Any]] = []
     measured: list[Tensor] = []
     for epoch in range(protocol.epochs):
-        number = epoch if loader.views is None else epoch % loader.views
-        order = loader.order(epoch)
-        seen = features.view(number, loader.augment, loader.view_seed).index_select(0, order)
+        number, order = loader.plan.number(epoch), loader.order(epoch)
+        seen = features.view(number, loader.augment, loader.plan.view_seed).index_select(0, order)
         answers = labels.index_select(0, order)[:, None]
         for part, right in zip(seen.split(loader.batch_size), answers.split(loader.batch_size), strict=True):
             rate = protocol.lr * schedule(Progress(step, epoch, total))

@@ -17,7 +17,7 @@ import torch
 
 from potstill import checkpoint, runs
 from potstill.console import Talk
-from potstill.data import Data, Images, Preprocess, load
+from potstill.data import Data, Images, Preprocess, Stream, load
 from potstill.evaluation.summary import Cell, summarise
 from potstill.precision import Precision
 from potstill.sources import Network
@@ -64,7 +64,7 @@ def transfer(
     """
     run, protocol, options = Path(run), protocol or Protocol(), options or Options()
     asked = [(folder, pair, networks(folder, options.methods, options.talk)) for folder, pair in runs_of(run)]
-    splits = load(data, quiet=options.talk.quiet)
+    splits = load(replace(data, stream="never"), quiet=options.talk.quiet)
     train, valid = (_few(images, options.most).to(options.device) for images in splits)
     options.talk.say(
         f"data: {train.name}, {len(train):,} training and {len(valid):,} validation images of "
@@ -188,7 +188,8 @@ class _Task:
         return replace(usual, size=predictor.preprocess.size if predictor.preprocess else None)
 
 
-def _few(images: Images, most: int | None) -> Images:
+def _few(images: Images | Stream, most: int | None) -> Images:
+    assert isinstance(images, Images), "what is never streamed is in memory"
     if most is None or len(images) <= most:
         return images
     rows = torch.linspace(0, len(images) - 1, most).long()

@@ -15,6 +15,8 @@ from potstill.report.figures import GREY, Chart, as_csv, finish, per, tip
 
 DRAWN = 200
 """Classes of a heat map; of more, the first ones."""
+SMALL = 20
+"""Classes up to which a heat map can be small."""
 MEAN_LIMIT = 3.0
 """Where the colours of the class-mean difference end."""
 _LABELS = 25  # of classes along an axis
@@ -57,7 +59,7 @@ def _heat_map(
     axis: dict[str, Any] = {
         "values": [place + 0.5 for place in range(0, count, step)],
         "labelExpr": "classes[floor(datum.value)]",
-        **{"labelFontSize": 9, "labelLimit": 80, "labelPadding": 2, "labelOverlap": False},
+        **{"labelFontSize": 11 if count <= SMALL else 9, "labelLimit": 80, "labelPadding": 2, "labelOverlap": False},
         **{"grid": False, "domain": False, "tickSize": 3},
     }
     across = alt.Scale(domain=[0, count], nice=False, zero=True)
@@ -120,8 +122,15 @@ def t_sne(drawn: Map, labels: np.ndarray, predictions: np.ndarray, classes: Sequ
     present = np.unique(labels[drawn.index]).tolist()
     if max(present) < FIRST:
         names = [classes[k] for k in present]
+        letters = min(max(len(name) for name in names), 12)
         legend = alt.Legend(
-            **{"orient": "bottom", "title": None, "columns": per(110), "labelLimit": 90, "labelFontSize": 11},
+            **{
+                "orient": "bottom",
+                "title": None,
+                "columns": per(26 + 7 * letters),
+                "labelLimit": 90,
+                "labelFontSize": 11,
+            },
             **{"symbolOpacity": 1, "symbolType": "circle", "symbolSize": 60, "rowPadding": 1},
         )
         colour = alt.Color("label:N", scale=alt.Scale(scheme=_TEN, domain=names), legend=legend, sort=names)

@@ -16,7 +16,7 @@ from potstill.report import figures
 
 FEW = 128
 """Samples of the correlation difference as first published: one test batch."""
-OPEN = 4
+OPEN = 6
 """Networks that a section shows at once; further ones unfold."""
 
 
@@ -33,7 +33,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """Figures of one kind. `shape` is how the page lays them out: `wide`, `pair` (large squares) or `many` (small)."""
+    """Figures of one kind. `shape` is how the page lays them out: `wide`, or squares, two (`pair`), three (`many`) or
+    four (`quarter`) in a row where there is room."""
 
     key: str
     title: str
@@ -55,9 +56,8 @@ def sections(seen: Seen, summary: dict[str, Any]) -> list[Section]:
     Raises ValueError for files that do not fit each other.
     """
     methods = [row["method"] for row in summary["rows"]]
-    answers = {name: seen.load(name) for name in (TEACHER, *methods) if name in seen.places}
-    logits = {name: found.logits for name, found in answers.items() if found.finite}
-    del answers
+    present = [name for name in (TEACHER, *methods) if name in seen.places]
+    logits = {name: found.logits for name in present if (found := seen.load(name)).finite}
     made = [*_calibration(seen, logits, summary), *_correlations(seen, logits), *_class_means(seen, logits)]
     return [section for section in [*made, *_maps(seen, logits)] if section.figures]
 
@@ -81,7 +81,7 @@ def _correlations(seen: Seen, logits: dict[str, np.ndarray]) -> Iterator[Section
         "The correlation matrix of the teacher's logits minus the student's. Purple: two classes go together "
         "less for the teacher than for the student; orange: more. The colours end at the largest difference of all "
         f"methods. {_few_samples(seen, spans)}".strip(),
-        "pair",
+        _shape(seen),
         [
             Figure(
                 f"correlation-{name}{f'-first{FEW}' if rows == FEW and len(spans) > 1 else ''}",
@@ -97,13 +97,17 @@ def _correlations(seen: Seen, logits: dict[str, np.ndarray]) -> Iterator[Section
 
 
 def _few_samples(seen: Seen, spans: dict[str, int]) -> str:
-    text = f"With {FEW} images (as first published) it is mostly noise." if len(spans) > 1 else ""
+    text = f"{FEW} images, as first published, leave it noisy." if len(spans) > 1 else ""
     return f"{text} {_cut(seen)}".strip()
 
 
 def _cut(seen: Seen) -> str:
     count = len(seen.classes)
     return f"The first {drawn.DRAWN} of {count:,} classes are drawn." if count > drawn.DRAWN else ""
+
+
+def _shape(seen: Seen) -> str:
+    return "quarter" if len(seen.classes) <= drawn.SMALL else "pair"
 
 
 def _class_means(seen: Seen, logits: dict[str, np.ndarray]) -> Iterator[Section]:
@@ -121,7 +125,7 @@ def _class_means(seen: Seen, logits: dict[str, np.ndarray]) -> Iterator[Section]
         "Mean logits of each class: |teacher − student|",
         "A row is the images of one class, a column the logit of one class; the diagonal is left out. Colours end at "
         f"{drawn.MEAN_LIMIT:g}. {_cut(seen)}".strip(),
-        "pair",
+        _shape(seen),
         made,
     )
 

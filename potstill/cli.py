@@ -33,7 +33,7 @@ commands:
   transfer RUN --data NAME|FOLDER       linear probes of a run's networks on other data, two arms
   list {methods,models,data,recipes}    what there is
   list methods --for TEACHER STUDENT    which methods two networks allow, and what they add
-  report RUN                            write report.html of a run folder again
+  report RUN [--figures DIR]            write report.html of a run folder again; its figures as PNG and SVG
 
 Try it now:      potstill distill                      (handwritten digits, about a minute on a laptop)
 Your own data:   potstill distill --data.root ./photos --student resnet8 --teacher resnet20
@@ -91,14 +91,6 @@ class ListWhat:
     """With --for: colour channels of the images."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """Write report.html of a run folder again, from its files alone."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run folder."""
 
 
 ANSWER = ("dataset", "teacher", "rows", "run")
@@ -262,8 +254,6 @@ def _train(arguments: list[str]) -> int:
 
 
 def _report(arguments: list[str]) -> int:
-    from potstill.report.page import write_report
+    from potstill.commands.report import run
 
-    given = tyro.cli(Report, args=arguments, prog="potstill report")
-    sys.stdout.write(f"{write_report(given.run)}\n")
-    return 0
+    return run(arguments)

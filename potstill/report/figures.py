@@ -170,7 +170,7 @@ def _curves(
         layers.insert(0, seeds.encode(x=x, y=y, color=colour, detail="seed:N", opacity=faint))
     if rule is not None:
         layers += _teacher_rule("y", rule)
-    return _finish(alt.layer(*layers), height)
+    return finish(alt.layer(*layers), height)
 
 
 def _dots(summary: dict[str, Any], key: str, title: str, teacher: float | None) -> Chart | None:
@@ -209,7 +209,7 @@ def _dots(summary: dict[str, Any], key: str, title: str, teacher: float | None) 
     ]
     if teacher is not None:
         layers += _teacher_rule("x", teacher)
-    return _finish(alt.layer(*layers), 34 * len(drawn) + 20)
+    return finish(alt.layer(*layers), 34 * len(drawn) + 20)
 
 
 def _teacher_rule(axis: str, value: float) -> list[Chart]:
@@ -267,7 +267,7 @@ def _means(found: list[Record]) -> list[Record]:
     ]
 
 
-def _finish(chart: Any, height: int) -> alt.LayerChart:
+def finish(chart: Any, height: int) -> alt.LayerChart:
     font = "system-ui, sans-serif"
     return (
         chart.properties(width="container", height=height, background="transparent")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import jinja2
 import vl_convert
 
-from potstill.report import figures, tables
+from potstill.report import figures, formats, grid_page, tables
+from potstill.report.toggles import toggled
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SMALL = 96  # images up to this many pixels wide are enlarged with hard edges
@@ -24,7 +24,7 @@ _SHOWN = 16  # examples per method
 def write_report(run: Path | str) -> Path:
     """Write `report.html` into a run's folder from what lies there, and return its path.
 
-    Reads `summary.json`, and where they exist `recipe.json` and each cell's `metrics.jsonl` and
+    Reads `summary.json` (of a comparison or of a grid), and where they exist `recipe.json` and each cell's `metrics.jsonl` and
     `examples.json`; a section without its file is left out. An older report stays until the new one
     is complete.
 
@@ -55,22 +55,17 @@ def save_figure(chart: figures.Chart, path: Path | str) -> Path:
 def render(run: Path) -> str:
     """The text of the report."""
     summary = read_summary(run)
+    if summary.get("kind") == "grid":
+        return formats.environment().get_template("grid.html.jinja").render(
+            **grid_page.context(run, summary), vega=_vega(), recipe=list(_flat(_read_json(run / "grid.json", dict) or {}))
+        )
     records = read_curves(run, summary)
     recipe = _read_json(run / "recipe.json", dict) or {}
     environment = recipe.pop("environment", None) or {}
-    environment_of_page = jinja2.Environment(
-        loader=jinja2.PackageLoader("potstill", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment_of_page.get_template("page.html.jinja").render(
+    return formats.environment().get_template("page.html.jinja").render(
         summary=summary,
         colours=figures.colours([row["method"] for row in summary["rows"]], summary["baseline"]),
-        columns=tables.COLUMNS,
-        lines=tables.cells(summary),
-        footnotes=tables.footnotes(summary),
+        sheet=tables.run_sheet(summary),
         sentences=tables.sentences(summary),
         charts=_charts(summary, records),
         terms=_terms(summary, records),
@@ -87,7 +82,8 @@ def read_summary(run: Path) -> dict[str, Any]:
     summary = _read_json(path, dict)
     if summary is None:
         raise ValueError(f"{run}: no summary.json; expected the folder of a finished run")
-    missing = [key for key in ("dataset", "rows", "baseline", "result") if key not in summary]
+    needed = grid_page.NEEDED if summary.get("kind") == "grid" else ("dataset", "rows", "baseline", "result")
+    missing = [key for key in needed if key not in summary]
     if missing:
         raise ValueError(f"{path}: lacks {', '.join(missing)}")
     return summary
@@ -129,7 +125,7 @@ def _charts(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[dict
         ("agreement-curves", "Agreement over epochs"): figures.agreement_curves(summary, records),
     }
     return [
-        {"key": key, "title": title, "spec": chart.to_dict(), "picks": "curves" in key}
+        {"key": key, "title": title, "spec": toggled(chart), "picks": "curves" in key}
         for (key, title), chart in made.items()
         if chart is not None
     ]

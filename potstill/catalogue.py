@@ -11,6 +11,7 @@ from typing import Any
 from potstill import demo
 from potstill.data import Data
 from potstill.errors import did_you_mean
+from potstill.grid import Grid
 from potstill.recipe import Fit, Network, Recipe
 
 DATA = {
@@ -57,18 +58,41 @@ def recipe(named: str | None, smoke: bool, root: str | None = None) -> tuple[Rec
     """
     if named is None:
         return (own(Path(root), smoke) if root else demo.recipe(smoke)), None
+    path = _found(named, "recipe")
+    made = _made(path, smoke, "recipe")
+    if not isinstance(made, Recipe):
+        grid = f"; it is a grid: potstill bench {named}" if isinstance(_made(path, smoke, "grid"), Grid) else ""
+        raise ValueError(f"{path} does not define recipe(smoke=False) -> potstill.Recipe{grid}")
+    return made, str(named)
+
+
+def grid(named: str | None, smoke: bool, root: str | None = None) -> tuple[Grid, str | None]:
+    """A grid by file or name, and where it came from; a recipe is a grid of one pair.
+
+    Raises ValueError for a file or name that does not exist, or a file without `grid(smoke) -> Grid` and without a
+    recipe.
+    """
+    if named is None:
+        return Grid.of(recipe(None, smoke, root)[0]), None
+    path = _found(named, "grid")
+    made = _made(path, smoke, "grid") or _made(path, smoke, "recipe")
+    if isinstance(made, Recipe):
+        made = Grid.of(made)
+    if not isinstance(made, Grid):
+        raise ValueError(f"{path} does not define grid(smoke=False) -> potstill.Grid, nor a recipe")
+    return made, str(named)
+
+
+def _found(named: str, what: str) -> Path:
     path = Path(named) if Path(named).suffix == ".py" else _shipped().get(named)
     if path is None or not path.is_file():
         data = Path(named).exists()
         hint = f"is it data? --data.root {named}" if data else did_you_mean(Path(named).stem, _shipped())
-        raise ValueError(f"no recipe {named!r}: expected a Python file or the name of a recipe that ships; {hint}")
-    made = _made(path, smoke)
-    if not isinstance(made, Recipe):
-        raise ValueError(f"{path} does not define recipe(smoke=False) -> potstill.Recipe")
-    return made, str(named)
+        raise ValueError(f"no {what} {named!r}: expected a Python file or the name of a {what} that ships; {hint}")
+    return path
 
 
-def _made(path: Path, smoke: bool) -> Any:
+def _made(path: Path, smoke: bool, function: str) -> Any:
     """Run a recipe file. Whatever goes wrong in it is the author's to mend, and is told by file and line."""
     spec = importlib.util.spec_from_file_location(f"potstill_recipe_{path.stem}", path)
     assert spec is not None
@@ -76,7 +100,7 @@ def _made(path: Path, smoke: bool) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        make = getattr(module, "recipe", None)
+        make = getattr(module, function, None)
         return make(smoke=smoke) if callable(make) else None
     except Exception as error:
         if isinstance(error, SyntaxError):

@@ -1,4 +1,4 @@
-"""The command line: `potstill distill`, `potstill cache`, `potstill list`, `potstill report`."""
+"""The command line: `potstill distill`, `potstill bench`, `potstill list` and the others."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ usage: potstill COMMAND [...]
 
 commands:
   distill [RECIPE] [--leaf value ...]   train a teacher and its students, print one table, write a report
+  bench GRID [--jobs N]                 pairs x methods x seeds: one table, from a grid that can be stopped and gone on
+  train RECIPE|GRID                     only the teachers, into the folder where bench finds them
   cache [RECIPE] --out DIR              write what the teacher says, to teach from with --teacher.cache DIR
   list {methods,models,data,recipes}    what there is
   list methods --for TEACHER STUDENT    which methods two networks allow, and what they add
@@ -107,7 +109,7 @@ WIDE = 160
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 1 for an error, 2 for a wrong call, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"distill": _distill, "cache": _cache, "list": _list, "report": _report}
+    commands = {name: globals()[f"_{name}"] for name in ("distill", "bench", "train", "cache", "list", "report")}
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return 0 if arguments else 2
@@ -130,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _distill(arguments: list[str]) -> int:
-    from potstill.compare import Options, run
+    from potstill.compare import run
+    from potstill.comparison import Options
     from potstill.console import Talk
     from potstill.engine import Interrupted
     from potstill.ranks import rank, start
@@ -235,6 +238,18 @@ def _cache(arguments: list[str]) -> int:
     from potstill.commands.cache import run
 
     return run(arguments)
+
+
+def _bench(arguments: list[str]) -> int:
+    from potstill.commands.bench import run
+
+    return run(arguments)
+
+
+def _train(arguments: list[str]) -> int:
+    from potstill.commands.bench import train
+
+    return train(arguments)
 
 
 def _report(arguments: list[str]) -> int:

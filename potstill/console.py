@@ -29,6 +29,15 @@ class Talk:
             self.console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
     @contextmanager
+    def counted(self, name: str, total: int, shown: bool = True) -> Iterator[Callable[[], None]]:
+        """One bar that grows by one with every call of what is yielded."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        off = self.quiet or not shown
+        with Progress(*columns, console=self.console, disable=off, transient=True) as progress:
+            task = progress.add_task(name, total=total)
+            yield lambda: progress.advance(task)
+
+    @contextmanager
     def bars(self, cells: int) -> Iterator[Callable[[str, int], Callable[[Steps], None]]]:
         """Two bars: all cells, and the steps of the current one.
 

@@ -23,8 +23,12 @@ from potstill.recipe import Recipe
 RECIPE, PRECISION, SUMMARY = "recipe.json", "precision.json", "summary.json"
 
 
-def check(out: Path, values: dict[str, Any], resume: bool) -> bool:
-    """Whether `out` holds this very run already, to be gone on with.
+GROWS = ("methods", "seeds", "title")
+"""Leaves of a recipe that may differ between two runs whose cells belong in one table."""
+
+
+def check(out: Path, values: dict[str, Any], resume: bool, grows: bool = False) -> bool:
+    """Whether `out` holds this very run already, to be gone on with; with `grows`, one of other methods or seeds.
 
     Raises ValueError when it holds another run (unless `resume`, and then when the recipes differ, naming where, or
     the data), or anything that is not a run.
@@ -36,7 +40,9 @@ def check(out: Path, values: dict[str, Any], resume: bool) -> bool:
         if not resume:
             raise ValueError(f"{out} holds another run; continue it with --resume, or choose another --out")
         before = _recorded(recorded)
-        different = _differences(before["recipe"], _plain(values["recipe"]))
+        left_out = GROWS if grows else ()
+        sides = [{k: v for k, v in side.items() if k not in left_out} for side in (before["recipe"], values["recipe"])]
+        different = _differences(sides[0], _plain(sides[1]))
         if different:
             raise ValueError(
                 f"{out} was made by another recipe and cannot be resumed with this one; they differ in "

@@ -35,6 +35,16 @@ class Setting:
     cached: Cached | None = None
     """What speaks for the teacher instead of the network."""
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """What tells this data from other data."""
+        return {"train": self.train.digest, "valid": self.valid.digest}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of how the data was read."""
+        return list(dict.fromkeys(self.train.notes + self.valid.notes))
+
     def network(self, spec: Network, role: str, seed: int) -> nn.Module:
         """A network of the recipe, initialised as a function of (seed, role), with its checkpoint if it has one."""
         with torch.random.fork_rng(devices=[]):

@@ -28,6 +28,7 @@ class Cell:
     expansion: str
     folder: str  # relative to the run's folder
     teacher_free: bool = False
+    peak_mib: float | None = None  # see usage.Peak
 
 
 def summarise(
@@ -44,7 +45,8 @@ def summarise(
 
     A row gives mean, sample standard deviation (null for one seed) and every seed's value, in order of the
     seeds; `difference` is null for the baseline, for a method without a seed in common with it, and where no
-    baseline ran. Keywords beyond the named ones are copied to the top level.
+    baseline ran; `difference_kd` is the same against plain KD. Keywords beyond the named ones are copied to the top
+    level.
 
     Raises ValueError for no cells, a method and seed given twice, a percentage outside 0 to 100, a method
     whose cells disagree on expansion, parameters or use of the teacher, a folder that leaves the run, and
@@ -65,11 +67,13 @@ def summarise(
     for method, group in grouped.items():
         group.sort(key=lambda cell: cell.seed)
         _check_group(method, group)
-    control = grouped.get(baseline, [])
     summary: dict[str, Any] = {
         "dataset": dataset,
         "teacher": teacher,
-        "rows": [_row(group, [] if method == baseline else control) for method, group in grouped.items()],
+        "rows": [
+            _row(group, *([] if method == name else grouped.get(name, []) for name in (baseline, "kd")))
+            for method, group in grouped.items()
+        ],
         "result": "last epoch",
         "baseline": baseline,
         "notes": [str(note) for note in notes],
@@ -86,11 +90,12 @@ def summarise(
     return summary
 
 
-def _row(group: Sequence[Cell], control: Sequence[Cell]) -> dict[str, Any]:
+def _row(group: Sequence[Cell], control: Sequence[Cell], kd: Sequence[Cell]) -> dict[str, Any]:
     top1 = [float(cell.top1) for cell in group]
     best = [float(cell.best_top1) for cell in group]
     agreement = [None if cell.agreement is None else float(cell.agreement) for cell in group]
     known = [value for value in agreement if value is not None]
+    peaks = [cell.peak_mib for cell in group if cell.peak_mib is not None]
     mean, std = mean_std(top1)
     return {
         "method": group[0].method,
@@ -106,8 +111,10 @@ def _row(group: Sequence[Cell], control: Sequence[Cell]) -> dict[str, Any]:
         "agreement_mean": mean_std(known)[0] if known else None,
         "agreement": agreement,
         "difference": _difference(group, control),
+        "difference_kd": _difference(group, kd),
         "parameters": int(group[0].parameters),
         "seconds": mean_std([cell.seconds for cell in group])[0],
+        "peak_mib": mean_std(peaks)[0] if peaks else None,
         "folders": [cell.folder for cell in group],
     }
 

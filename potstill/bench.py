@@ -1,0 +1,188 @@
+"""Run a grid: every job in some worker, finished ones never again, a failed one reported and the others kept.
+
+Layout: `grid.json`, `precision.json`, `pairs/<pair>/` (each the folder of an ordinary run, see `comparison.py`), and
+the grid's `summary.json`, tables and `report.html`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from potstill import checkpoint, runs
+from potstill.compare import checked
+from potstill.comparison import Options
+from potstill.console import Talk
+from potstill.fanout import Workers
+from potstill.grid import Grid, Job
+from potstill.job import Plan, work
+
+GRID = "grid.json"
+ATTEMPTS = 3
+"""How often a job is started whose worker dies."""
+
+
+@dataclass
+class Outcome:
+    """What came of the jobs: values by job, and what is wrong with those that failed."""
+
+    done: dict[Job, Any] = field(default_factory=dict)
+    failed: dict[Job, str] = field(default_factory=dict)
+
+    def over(self, job: Job) -> bool:
+        return job in self.done or job in self.failed
+
+
+def check(grid: Grid, plan: Plan, talk: Talk) -> None:
+    """Look for mistakes in all recipes before anything is trained.
+
+    Raises ValueError for those, and for an output folder that holds something else.
+    """
+    for pair, recipe in grid.pairs.items():
+        try:
+            folder = plan.out / grid.folder(pair)
+            options = Options(folder, torch.device("cpu"), talk, plan.seed, plan.precision)
+            recipe, _ = checked(recipe, options)
+            runs.check(folder, runs.describe(recipe, plan.seed, plan.source), resume=True, grows=True)
+        except ValueError as error:
+            raise ValueError(f"{pair}: {error}") from error
+    if plan.out.exists() and any(plan.out.iterdir()) and not (plan.out / GRID).exists():
+        raise ValueError(f"{plan.out} is not empty and is no grid; choose an empty or new folder for --out")
+
+
+def run(grid: Grid, plan: Plan, workers: Workers, talk: Talk, *, only_teachers: bool = False) -> Outcome:
+    """All jobs of the grid that are not done yet, then its tables and its report.
+
+    Raises ValueError as `check` does, and when the precision cannot be measured.
+    """
+    check(grid, plan, talk)
+    folders = {pair: str(grid.folder(pair)) for pair in grid.pairs}
+    about = {"title": grid.title, "pairs": folders, "source": plan.source, "environment": runs.environment()}
+    checkpoint.write_json(plan.out / GRID, about)
+    jobs = [job for job in _all(grid, plan.seed) if not only_teachers or job.kind in ("precision", "teacher")]
+    outcome = drive(jobs, grid, plan, workers, talk)
+    if not only_teachers:
+        checkpoint.write_json(plan.out / runs.SUMMARY, summary(grid, plan, outcome))
+    return outcome
+
+
+def _all(grid: Grid, seed: int) -> Iterator[Job]:
+    pairs = list(grid.pairs)
+    yield Job(pairs[0], "precision")
+    yield from grid.jobs(seed)
+    yield from (Job(pair, "summary") for pair in pairs)
+
+
+def drive(jobs: Iterable[Job], grid: Grid, plan: Plan, workers: Workers, talk: Talk) -> Outcome:
+    """Keep all workers busy with the first jobs whose turn has come, until none is left."""
+    outcome, waiting = Outcome(), list(jobs)
+    running: dict[Future, Job] = {}
+    attempts: dict[Job, int] = {}
+    total = len(waiting)
+    with talk.counted("jobs", total, shown=not plan.aloud) as advance:
+
+        def over(job: Job, text: str) -> None:
+            advance()
+            count = len(outcome.done) + len(outcome.failed)
+            talk.say(f"[{count}/{total}] {job}{text}")
+
+        def fail(job: Job, text: str) -> None:
+            outcome.failed[job] = text
+            over(job, f" FAILED: {text}")
+
+        while waiting or running:
+            while len(running) < workers.size and (job := _next(waiting, list(running.values()), outcome, grid)):
+                waiting.remove(job)
+                if cause := _hopeless(job, outcome):
+                    fail(job, cause)
+                    continue
+                attempts[job] = attempts.get(job, 0) + 1
+                recipe, folder = grid.pairs[job.pair], plan.out / grid.folder(job.pair)
+                running[workers.submit(work, job, recipe, folder, plan)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                error = future.exception()
+                if error is None:
+                    outcome.done[job], warnings = future.result()
+                    over(job, _said(job, outcome.done[job]))
+                    for line in warnings:
+                        talk.warn(line.removeprefix("warning:").strip())
+                elif workers.lost(error) and attempts[job] < ATTEMPTS:
+                    talk.warn(f"{job}: its worker died; started again")
+                    waiting.insert(0, job)
+                else:
+                    fail(job, str(error) or type(error).__name__)
+    return outcome
+
+
+def _next(waiting: list[Job], running: list[Job], outcome: Outcome, grid: Grid) -> Job | None:
+    """The first job that waits for no other one."""
+
+    def teacher(job: Job) -> tuple:
+        recipe = grid.pairs[job.pair]
+        return recipe.teacher, recipe.teacher_fit or recipe.fit, recipe.data
+
+    busy = [*waiting, *running]
+    for job in waiting:
+        if job.kind == "precision":
+            return job
+        if any(other.kind == "precision" for other in busy):
+            return None
+        own = [other for other in busy if other.pair == job.pair and other != job]
+        if job.kind == "teacher":
+            # one that two pairs share is trained once: the second waits, and finds it
+            if not any(other.kind == "teacher" and teacher(other) == teacher(job) for other in running):
+                return job
+        elif job.kind == "cell":
+            if not any(other.kind == "teacher" for other in own):
+                return job
+        elif not own:
+            return job
+    return None
+
+
+def _hopeless(job: Job, outcome: Outcome) -> str | None:
+    """Why a job cannot succeed any more."""
+    failed = outcome.failed
+    if any(other.kind == "precision" for other in failed):
+        return "no precision was settled"
+    if job.kind == "cell" and Job(job.pair, "teacher") in failed:
+        return "its teacher failed"
+    cells = [other for other in outcome.done if other.pair == job.pair and other.kind == "cell"]
+    return "none of its cells finished" if job.kind == "summary" and not cells else None
+
+
+def _said(job: Job, value: Any) -> str:
+    if job.kind == "precision":
+        return f" {value['why']}"
+    if job.kind == "summary":
+        return " written"
+    taught = f" ({value['seconds']:.0f} s)" if value["seconds"] else ""
+    return f" {value['top1']:.2f} %{taught}"
+
+
+def summary(grid: Grid, plan: Plan, outcome: Outcome) -> dict[str, Any]:
+    """The content of the grid's `summary.json`."""
+    pairs = []
+    for pair in grid.pairs:
+        path = plan.out / grid.folder(pair) / runs.SUMMARY
+        if path.exists():
+            pairs.append({"pair": pair, "folder": str(grid.folder(pair)), "summary": json.loads(path.read_text())})
+    return {
+        "kind": "grid",
+        "title": grid.title,
+        "run": str(plan.out),
+        "reference": grid.reference,
+        "result": "last epoch",
+        "pairs": pairs,
+        "failed": [
+            {"pair": job.pair, "method": job.method or job.kind, "seed": job.seed, "error": text}
+            for job, text in outcome.failed.items()
+        ],
+        "notes": [],
+    }

@@ -1,0 +1,130 @@
+"""One job of a grid, as a worker does it."""
+
+from __future__ import annotations
+
+import io
+import json
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from potstill import checkpoint, runs
+from potstill.compare import checked, opened
+from potstill.comparison import Comparison, Options
+from potstill.console import Talk
+from potstill.evaluation.summary import Cell
+from potstill.grid import Job
+from potstill.loop import Interrupted
+from potstill.methods import parse
+from potstill.precision import Precision
+from potstill.recipe import Recipe
+from potstill.registry import RESULT
+
+ERROR = "error.txt"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every worker is told."""
+
+    out: Path
+    seed: int = 0
+    precision: str = "auto"
+    teachers: Path | None = None
+    source: str | None = None
+    aloud: bool = False
+    """The worker is the process that the user looks at: bars are shown."""
+
+
+def work(job: Job, recipe: Recipe, folder: Path, plan: Plan, device: str) -> tuple[Any, list[str]]:
+    """Do one job; returns its value, and what a person should be warned of.
+
+    Raises ValueError for whatever is wrong with the recipe, and what else goes wrong; a cell's traceback lies in its
+    folder then.
+    """
+    heard = io.StringIO()
+    talk = Talk() if plan.aloud else Talk(console=Console(file=heard, width=1000))
+    try:
+        value = _done(job, recipe, folder, plan, device, talk)
+    except Interrupted:
+        raise
+    except Exception:
+        if job.kind == "cell":
+            text = traceback.format_exc()
+            checkpoint.write_beside(_place(folder, job) / ERROR, lambda path: path.write_text(text))
+        raise
+    return value, [line for line in heard.getvalue().splitlines() if line.startswith("warning:")]
+
+
+def _done(job: Job, recipe: Recipe, folder: Path, plan: Plan, device: str, talk: Talk) -> Any:
+    comparison = _comparison(recipe, folder, plan, device)
+    comparison.options.talk = talk
+    if job.kind == "precision":
+        methods, seed = comparison.methods, plan.seed
+        found, why = runs.settle_precision(plan.out, plan.precision, lambda: comparison.setting.measure(methods, seed))
+        return {"choice": found.name, "why": why}
+    choice = json.loads((plan.out / runs.PRECISION).read_text())
+    comparison.precision = Precision.named(choice["choice"])
+    bars = talk.bars(1) if plan.aloud else _no_bars()
+    with bars as comparison.begin:
+        if job.kind == "teacher":
+            _claim(comparison, plan, choice)
+        if comparison.teacher is None:
+            comparison.learn_teacher()
+        if job.kind == "teacher":
+            return comparison.card
+        if job.kind == "cell":
+            cell = comparison.cell(parse(job.method), job.seed)
+            (_place(folder, job) / ERROR).unlink(missing_ok=True)
+            return asdict(cell)
+    return comparison.finish(_cells(comparison), choice)
+
+
+def _place(folder: Path, job: Job) -> Path:
+    return folder / parse(job.method).name / f"seed{job.seed}"
+
+
+@contextmanager
+def _no_bars() -> Iterator[Callable]:
+    yield lambda name, steps: lambda done: None
+
+
+@lru_cache(maxsize=1)  # the next job is most often of the same pair: its data and its teacher are there already
+def _comparison(recipe: Recipe, folder: Path, plan: Plan, device: str) -> Comparison:
+    options = Options(
+        out=folder,
+        device=torch.device(device),
+        talk=Talk(quiet=True),
+        seed=plan.seed,
+        resume=True,
+        source=plan.source,
+        teachers=plan.teachers,
+    )
+    recipe, methods = checked(recipe, options)
+    return Comparison(opened(recipe, options), options, methods, Precision(), lambda name, steps: lambda done: None)
+
+
+def _claim(comparison: Comparison, plan: Plan, choice: dict[str, Any]) -> None:
+    """The pair's folder says what it holds. Raises ValueError where it holds what another recipe or other data gave."""
+    folder = comparison.options.out
+    values = runs.describe(comparison.setting.recipe, plan.seed, plan.source)
+    values["data"] = comparison.setting.digests
+    runs.check(folder, values, resume=True, grows=True)
+    checkpoint.write_json(folder / runs.RECIPE, values)
+    checkpoint.write_json(folder / runs.PRECISION, choice)
+
+
+def _cells(comparison: Comparison) -> list[Cell]:
+    """All that are finished, of the methods that the recipe has."""
+    found = []
+    for method in comparison.methods:
+        for path in sorted((comparison.options.out / method.name).glob(f"seed*/{RESULT}")):
+            found.append(Cell(**json.loads(path.read_text())["cell"]))
+    return found

@@ -1,0 +1,73 @@
+"""Trained teachers, each under a hash of what it was trained on and how, so that none is trained twice.
+
+A teacher's folder holds what a trained student's does: `student.safetensors`, `student.json`, `metrics.jsonl` and
+`result.json`, which is written last. Weights from elsewhere can stand in for the training (`register`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from potstill import checkpoint
+from potstill.data.cache import folder as cache_folder
+from potstill.recipe import Fit
+from potstill.setting import Setting
+from potstill.student import CARD, WEIGHTS
+
+RESULT = "result.json"
+KEPT = (WEIGHTS, CARD, "metrics.jsonl", "timings.jsonl", RESULT)
+
+
+def default_folder() -> Path:
+    """`teachers/` in Potstill's cache folder (`$POTSTILL_CACHE`, else the user's)."""
+    return cache_folder() / "teachers"
+
+
+def key(setting: Setting, seed: int) -> str:
+    """A hash of everything that the weights of a recipe's teacher depend on, precision and machine left out."""
+    recipe = setting.recipe
+    fit, spec, data = recipe.teacher_fit or recipe.fit, recipe.teacher, recipe.data
+    values: dict[str, Any] = {
+        "network": {name: value for name, value in asdict(spec).items() if name not in ("cache", "checkpoint")},
+        "fit": _changing(fit),
+        "data": setting.train.digest,
+        "augment": [data.augment, data.data_seed, data.views],
+        "seed": seed,
+    }
+    text = json.dumps(values, sort_keys=True, default=str)
+    name = spec.name.replace(":", "_").replace("/", "_")
+    return f"{name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+def _changing(fit: Fit) -> dict[str, Any]:
+    idle = ("checkpoint_seconds", "checkpoint_steps", "evaluate_every")
+    return {name: value for name, value in asdict(fit).items() if name not in idle}
+
+
+def finished(place: Path) -> bool:
+    return (place / RESULT).is_file()
+
+
+@contextmanager
+def locked(place: Path) -> Iterator[None]:
+    """One process at a time trains the teacher of a folder; the others wait for it."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{place}.lock"):
+        yield
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a finished teacher, `result.json` last, so that a run folder stands on its own."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        if (source / name).exists():
+            checkpoint.write_beside(target / name, lambda path, name=name: shutil.copyfile(source / name, path))

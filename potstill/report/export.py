@@ -3,6 +3,7 @@
 import io
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from potstill.checkpoint import write_beside
 from potstill.report import formats
-from potstill.report.grid_tables import accuracy_sheet, claims_sheet, failed_sheet, tallies_sheet
+from potstill.report.grid_tables import accuracy_sheet, accuracy_sheets, claims_sheet, failed_sheet, tallies_sheet
 from potstill.report.sheet import Sheet
 from potstill.report.tables import run_sheet
 from potstill.report.tidy import records
@@ -26,8 +27,9 @@ def sheets(summary: dict[str, Any], *, across: int | None = None) -> list[Sheet]
     """Every table of a run's or a grid's summary, most important first; `across` splits the pairs of a grid."""
     if summary.get("kind") != "grid":
         return [run_sheet(summary)]
-    over = [claims_sheet(summary), tallies_sheet(summary), failed_sheet(summary)]
-    return [*_accuracy(summary, across), *filter(None, over), *pair_sheets(summary)]
+    first = [accuracy_sheet(summary)] if across is None else accuracy_sheets(summary, across)
+    rest = (claims_sheet(summary), tallies_sheet(summary), failed_sheet(summary))
+    return [*first, *filter(None, rest), *pair_sheets(summary)]
 
 
 def pair_sheets(summary: dict[str, Any]) -> list[Sheet]:
@@ -43,12 +45,15 @@ def terminal(summary: dict[str, Any], width: int | None = None) -> Group:
     width = shutil.get_terminal_size((100, 24)).columns if width is None else width
     if summary.get("kind") != "grid":
         return Group(formats.rich_table(run_sheet(summary), width))
-    across = len(summary["pairs"])
-    while across > 1 and _widest(_accuracy(summary, across)) > width:
+    across = max(1, len(summary["pairs"]))
+    while across > 1 and max(map(formats.natural_width, accuracy_sheets(summary, across))) > width:
         across -= 1
-    over = [claims_sheet(summary), tallies_sheet(summary), failed_sheet(summary)]
-    tables = [formats.rich_table(sheet, width) for sheet in (*_accuracy(summary, across), *filter(None, over))]
-    return Group(*tables, *(Text(note) for note in summary["notes"]))
+    # what is said of one part is said of all: once, below the last
+    parts = [replace(part, footnotes=()) for part in accuracy_sheets(summary, across)]
+    notes = [Text(note) for note in accuracy_sheet(summary).notes]
+    rest = filter(None, (claims_sheet(summary), tallies_sheet(summary), failed_sheet(summary)))
+    drawn = [formats.rich_table(sheet, width) for sheet in parts] + notes
+    return Group(*drawn, *(formats.rich_table(sheet, width) for sheet in rest), *map(Text, summary["notes"]))
 
 
 def write_tables(out: Path | str, summary: dict[str, Any]) -> list[Path]:
@@ -73,17 +78,6 @@ def write_tables(out: Path | str, summary: dict[str, Any]) -> list[Path]:
     return [out / name for name in contents]
 
 
-def _accuracy(summary: dict[str, Any], across: int | None) -> list[Sheet]:
-    places = range(len(summary["pairs"]))
-    across = across or max(1, len(places))
-    blocks = [places[start : start + across] for start in places[::across]]
-    return [accuracy_sheet(summary, block) for block in blocks]
-
-
-def _widest(found: list[Sheet]) -> int:
-    return max(formats.natural_width(formats.rich_table(sheet, 10_000)) for sheet in found)
-
-
 def _markdown(found: list[Sheet], notes: list[str]) -> str:
     parts = [f"### {formats.escaped(sheet.title)}\n\n{formats.markdown(sheet)}" for sheet in found]
     if notes:
@@ -92,7 +86,7 @@ def _markdown(found: list[Sheet], notes: list[str]) -> str:
 
 
 def _latex(found: list[Sheet], notes: list[str]) -> str:
-    head = "% \\usepackage{booktabs}\n"
+    head = "% \\usepackage{booktabs,adjustbox}\n"
     lines = [f"% {line}" for note in notes for line in note.splitlines()]
     return head + "".join(f"{line}\n" for line in lines) + "\n" + "\n".join(formats.latex(sheet) for sheet in found)
 

@@ -125,13 +125,13 @@ def _curves(
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False)
     letters = min(max(len(name) for name in names), 24)
     legend = alt.Legend(
-        **{"orient": "top", "columns": _per(60 + 7 * letters), "title": None, "labelLimit": 175},
+        **{"orient": "top", "columns": per(60 + 7 * letters), "title": None, "labelLimit": 175},
         **{"symbolType": "stroke", "symbolSize": 300, "symbolOpacity": 1, "symbolStrokeWidth": 2.5},
     )
     x = alt.X(
         "epoch:Q",
         title="epoch",
-        axis=alt.Axis(tickMinStep=1, tickCount=_per(70), format="d", grid=False),
+        axis=alt.Axis(tickMinStep=1, tickCount=per(70), format="d", grid=False),
         scale=alt.Scale(nice=False),
     )
     y = alt.Y("value:Q", title=title, scale=scale)
@@ -199,7 +199,7 @@ def _dots(summary: dict[str, Any], key: str, title: str, teacher: float | None) 
         _tip("std", "std"),
         alt.Tooltip("n:Q", title="seeds"),
     ]
-    axis = alt.Axis(tickCount=_per(80))
+    axis = alt.Axis(tickCount=per(80))
     x = alt.X("low:Q", title=title, axis=axis, scale=alt.Scale(zero=False, padding=12))
     seeds: Any = alt.Chart(alt.InlineData(values=points)).mark_circle(size=60, opacity=0.45)
     layers: list[Chart] = [
@@ -236,7 +236,7 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _per(pixels: int) -> alt.ExprRef:
+def per(pixels: int) -> alt.ExprRef:
     """As many as fit the width that the reader has, at so many pixels each."""
     # the container's width and not the chart's, which a legend of other height would change in turn
     return alt.ExprRef(expr=f"max(1, floor((containerSize()[0] || width) / {pixels}))")

@@ -8,7 +8,7 @@ from itertools import groupby
 
 import jinja2
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -23,42 +23,33 @@ _LATEX = {
 }
 
 
-def rich_table(sheet: Sheet, width: int | None = None) -> Table:
-    """The table for a terminal `width` columns wide (default: this terminal's).
+def rich_table(sheet: Sheet, width: int | None = None) -> Group:
+    """Title, table and footnotes for a terminal `width` columns wide (default: this terminal's).
 
     Columns that may go do so, in their order, until it fits; a footnote names them.
     """
     width = shutil.get_terminal_size((100, 24)).columns if width is None else width
     hidden: list[str] = []
-    while True:
-        table = _rich(sheet, hidden)
+    while natural_width(sheet) > width:
         leaving = [column for column in sheet.columns if column.goes is not None]
-        if natural_width(table) <= width or not leaving:
-            return table
+        if not leaving:
+            break
         gone = min(leaving, key=lambda column: column.goes or 0)
         sheet = sheet.only(lambda column: column is not gone)  # noqa: B023 (called at once)
         hidden.append(gone.heading)
+    notes = sheet.notes + ([f"Not shown at this width: {', '.join(hidden)}."] if hidden else [])
+    return Group(Text(sheet.title, style="italic"), _rich(sheet), *(Text(note, style="dim italic") for note in notes))
 
 
-def natural_width(table: Table) -> int:
-    """How wide a table wants to be."""
+def natural_width(sheet: Sheet) -> int:
+    """How many columns of a terminal the table takes without folding anything."""
     console = Console(width=10_000)
-    return table.__rich_measure__(console, console.options).maximum
+    return _rich(sheet).__rich_measure__(console, console.options).maximum
 
 
-def _rich(sheet: Sheet, hidden: Sequence[str]) -> Table:
-    notes = sheet.notes
-    if hidden:
-        notes.append(f"Not shown at this width: {', '.join(hidden)}.")
-    table = Table(
-        title=Text(sheet.title),
-        caption=Text("\n".join(notes)),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for place, column in enumerate(sheet.columns):
-        heading = "\n".join(filter(None, (column.group, column.heading)))
+def _rich(sheet: Sheet) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, (column, heading) in enumerate(zip(sheet.columns, _headings(sheet, "\n"), strict=True)):
         justify = "left" if column.words else "right"
         table.add_column(Text(heading), justify=justify, no_wrap=not column.words or place > 0)
     for row, following in zip(sheet.rows, [*sheet.rows[1:], None], strict=True):
@@ -74,15 +65,20 @@ def _styled(cell: Cell) -> Text:
 
 def markdown(sheet: Sheet) -> str:
     """GitHub Markdown with the footnotes below; ends with a newline."""
-    lines = [[escaped(_heading(column)) for column in sheet.columns]]
+    lines = [list(map(escaped, _headings(sheet, " ")))]
     lines.append([":--" if column.words else "--:" for column in sheet.columns])
     lines += [[_marked_down(row[column.key]) for column in sheet.columns] for row in sheet.rows]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
     return text + ("\n" + "  \n".join(map(escaped, sheet.notes)) + "\n" if sheet.notes else "")
 
 
-def _heading(column: Column) -> str:
-    return f"{column.group} {column.heading}".strip()
+def _headings(sheet: Sheet, between: str) -> list[str]:
+    """Where no heading can span columns, a group's stands above its first one."""
+    before = [None, *(column.group for column in sheet.columns)]
+    return [
+        f"{column.group}{between}{column.heading}" if column.group and column.group != group else column.heading
+        for column, group in zip(sheet.columns, before, strict=False)
+    ]
 
 
 def _marked_down(cell: Cell) -> str:
@@ -97,10 +93,10 @@ def escaped(text: str) -> str:
 
 
 def latex(sheet: Sheet) -> str:
-    r"""A `table` environment with booktabs' rules and the footnotes below; wants `\usepackage{booktabs}`."""
+    r"""A `table` environment with booktabs' rules and the footnotes below; wants `\usepackage{booktabs,adjustbox}`."""
     spec = "".join("l" if column.words else "r" for column in sheet.columns)
     lines = [r"\begin{table}[t]", r"\centering", rf"\caption{{{_texed(sheet.title)}}}", rf"\label{{tab:{sheet.key}}}"]
-    lines += [rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
+    lines += [r"\begin{adjustbox}{max width=\linewidth}", rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
     lines += _group_lines(sheet.groups)
     lines += [_line(_texed(column.heading) for column in sheet.columns), r"\midrule"]
     for pinned, rows in groupby(sheet.rows, key=lambda row: row.pinned):
@@ -108,7 +104,7 @@ def latex(sheet: Sheet) -> str:
         lines += [r"\midrule"] if pinned else []
     if lines[-1] == r"\midrule":
         lines.pop()
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{adjustbox}"]
     if sheet.notes:
         lines += [r"\par\smallskip", r"\parbox{\linewidth}{\footnotesize"]
         lines += [_texed(note) + r"\par" for note in sheet.notes] + ["}"]
@@ -136,7 +132,7 @@ def _in_tex(cell: Cell) -> str:
 
 
 def _texed(text: str) -> str:
-    minus = re.sub(r"(?<![\w)])-(?=\d)", "−", text)  # a hyphen before a number is a minus
+    minus = re.sub(r"(?<![\w)])-(?=\d)", "−", " ".join(text.split()))  # a hyphen before a number is a minus
     return "".join(_LATEX.get(character, character) for character in minus)
 
 

@@ -34,7 +34,8 @@ def forest(claims: Sequence[dict[str, Any]], margin: float) -> Chart | None:
     legend = alt.Legend(orient="top", title=None, symbolSize=110, columns=3)
     colour = alt.Color("verdict:N", scale=alt.Scale(domain=drawn, range=colours), legend=legend)
     shape = alt.Shape("verdict:N", scale=alt.Scale(domain=drawn, range=shapes), legend=legend)
-    x = alt.X("mean:Q", title="points over the baseline", scale=alt.Scale(zero=True, padding=12))
+    ticks = alt.Axis(tickCount=figures.per(70), labelFlush=False, labelOverlap=True)
+    x = alt.X("low:Q", title="points of top-1", axis=ticks, scale=alt.Scale(zero=True, padding=12))
     axis = alt.Axis(labelLimit=130, ticks=False, domain=False)
     y = alt.Y("method:N", sort=order, title=None, axis=axis)
     tips = [
@@ -51,10 +52,10 @@ def forest(claims: Sequence[dict[str, Any]], margin: float) -> Chart | None:
     band: Any = alt.Chart(alt.InlineData(values=[{"low": -margin, "high": margin}]))
     zero: Any = alt.Chart(alt.InlineData(values=[{"zero": 0}]))
     layers: list[Chart] = [
-        band.mark_rect(color=GREY, opacity=0.16).encode(x="low:Q", x2="high:Q"),
+        band.mark_rect(color=GREY, opacity=0.16).encode(x=x, x2="high:Q"),
         zero.mark_rule(color=GREY, strokeWidth=1).encode(x="zero:Q"),
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q"),
-        base.mark_point(size=110, filled=True, opacity=1).encode(x=x, shape=shape),
+        base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q"),
+        base.mark_point(size=110, filled=True, opacity=1).encode(x="mean:Q", shape=shape),
     ]
     return figures.finish(alt.layer(*layers), 30 * len(rows) + 20)
 

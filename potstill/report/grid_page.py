@@ -8,7 +8,7 @@ from potstill.report import export, figures, grid_figures, grid_tables
 from potstill.report.sheet import difference_text, spread
 from potstill.report.toggles import toggled
 
-NEEDED = ("title", "pairs", "claims", "tallies", "failed", "result")
+NEEDED = ("title", "pairs", "failed", "result")
 """What the summary of a grid must have."""
 WIDE_OPEN = 8
 """Up to so many methods, the sentences against every baseline are open."""
@@ -36,7 +36,7 @@ def context(run: Path, summary: dict[str, Any]) -> dict[str, Any]:
         "pairs": _pairs(run, summary),
         "forests": _forests(summary),
         "seeds": _seeds(summary, methods),
-        "margin": summary.get("margin", grid_tables.MARGIN),
+        "margin": grid_tables.margin_of(summary),
     }
 
 
@@ -88,9 +88,9 @@ def _says(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _forests(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """A forest plot per baseline."""
-    margin, found = summary.get("margin", grid_tables.MARGIN), []
-    for place, baseline in enumerate(dict.fromkeys(claim["baseline"] for claim in summary["claims"])):
-        chart = grid_figures.forest([c for c in summary["claims"] if c["baseline"] == baseline], margin)
+    claims, margin, found = summary.get("claims") or [], grid_tables.margin_of(summary), []
+    for place, baseline in enumerate(dict.fromkeys(claim["baseline"] for claim in claims)):
+        chart = grid_figures.forest([claim for claim in claims if claim["baseline"] == baseline], margin)
         if chart is not None:
             over = "the lone student" if baseline == "student" else baseline
             found.append({"key": f"forest-{place}", "title": f"Against {over}", "spec": toggled(chart)})

@@ -1,8 +1,9 @@
 """The tables of a grid: methods by pairs, what holds over pairs, wins and losses, and what failed."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from potstill.evaluation.statistics import MINIMUM_PAIRS
 from potstill.report.sheet import (
     EMPTY,
     Cell,
@@ -17,7 +18,7 @@ from potstill.report.sheet import (
 )
 
 MARGIN = 0.3
-"""Points within which a method counts as equivalent, where the summary does not say."""
+"""Points within which a method counts as equivalent, where the claims do not say."""
 METHOD = Column("method", "method", words=True)
 
 
@@ -26,15 +27,25 @@ def methods(summary: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(row["method"] for pair in summary["pairs"] for row in pair["summary"]["rows"]))
 
 
-def accuracy_sheet(summary: dict[str, Any], places: Sequence[int] | None = None) -> Sheet:
+def accuracy_sheets(summary: dict[str, Any], across: int) -> list[Sheet]:
+    """The main table in parts, at most `across` pairs side by side."""
+    whole = accuracy_sheet(summary)
+    pairs = list(dict.fromkeys(column.group for column in whole.columns if column.group))
+    blocks = [pairs[start : start + across] for start in range(0, len(pairs), across)]
+    if len(blocks) < 2:
+        return [whole]
+    parts = [whole.only(lambda column, block=block: not column.group or column.group in block) for block in blocks]
+    return [replace(part, key=f"{part.key}{place}") for place, part in enumerate(parts, 1)]
+
+
+def accuracy_sheet(summary: dict[str, Any]) -> Sheet:
     """The main table of a paper: a row per method, a column per pair, published numbers in a column of their own.
 
-    Cells are mean ± standard deviation (number of seeds). `places` picks pairs, for tables that must be narrow.
+    Cells are mean ± standard deviation (number of seeds).
     """
-    pairs = summary["pairs"] if places is None else [summary["pairs"][place] for place in places]
     marks, columns = Marks(), [METHOD]
     found: dict[str, dict[str, Cell]] = {"teacher": {}} | {method: {} for method in methods(summary)}
-    for place, pair in enumerate(pairs):
+    for place, pair in enumerate(summary["pairs"]):
         ours, theirs = f"ours{place}", f"published{place}"
         columns += [Column(ours, "ours", group=pair["pair"]), Column(theirs, "published", group=pair["pair"])]
         teacher, rows = pair["summary"].get("teacher") or {}, pair["summary"]["rows"]
@@ -55,73 +66,89 @@ def accuracy_sheet(summary: dict[str, Any], places: Sequence[int] | None = None)
         Note("One teacher per pair, shared by all its methods and seeds: what another would give is not in the spread."),
         *marks.notes(),
     ]
-    title = f"{summary['title']}: top-1 accuracy in percent, {summary['result']}"
+    title = f"{summary['title']}: top-1 accuracy in percent, {summary['result']}".removeprefix(": ")
     return Sheet("accuracy", title, tuple(columns), tuple(rows), tuple(notes)).used()
 
 
 def claims_sheet(summary: dict[str, Any]) -> Sheet | None:
     """What holds over all pairs: each method against each baseline. None where nothing was compared."""
-    rows = [
-        Row(
-            {
-                "method": Cell(claim["method"]),
-                "baseline": Cell(claim["baseline"]),
-                "pairs": number(claim["pairs"], 0),
-                "n": number(claim["n"], 0),
-                "mean": interval(claim["mean"], claim["low"], claim["high"], tone=claim["verdict"]),
-                "p": probability(claim["p"]),
-                "holm": probability(claim["p_holm"]),
-                "equivalence": probability(claim["p_equivalence"]),
-                "detectable": number(claim["detectable"], 2),
-                "verdict": Cell(claim["verdict"], tone=claim["verdict"]),
-            },
-            claim["method"],
-        )
-        for claim in summary["claims"]
-    ]
-    if not rows:
+    claims = summary.get("claims") or []
+    if not claims:
         return None
     columns = (
         METHOD,
         Column("baseline", "against", words=True),
-        Column("pairs", "pairs", goes=3),
-        Column("n", "n", goes=4),
+        Column("pairs", "pairs", goes=2),
+        Column("n", "n", goes=3),
         Column("mean", "difference [95 %]"),
-        Column("p", "p", goes=1),
-        Column("holm", "p, Holm", goes=6),
-        Column("equivalence", "p, equivalent", goes=2),
-        Column("detectable", "detectable", goes=5),
+        Column("holm", "p, Holm", goes=5),
+        Column("equivalence", "p, equivalent", goes=1),
+        Column("detectable", "detectable", goes=4),
         Column("verdict", "verdict", words=True),
     )
-    margin = summary.get("margin", MARGIN)
-    notes = (
-        Note("difference: points over the baseline in one model over pairs and seeds, with its 95 % interval."),
-        Note("n: seeds, over all pairs, that both have.", "n"),
-        Note("p, Holm: the p-value corrected for the number of methods that are compared.", "holm"),
-        Note(f"p, equivalent: of the test that the difference lies outside ±{margin:g} points.", "equivalence"),
-        Note("detectable: smallest true difference that these seeds find four times in five.", "detectable"),
-        Note(f"equivalent: within ±{margin:g} points. undecided: neither that nor a difference could be shown."),
-        Note("not powered: too few seeds for a verdict."),
-    )
-    verdicts = {claim["verdict"] for claim in summary["claims"]}
-    shown = [note for note in notes if note.column or note.text.split(":")[0] in verdicts | {"difference"}]
-    return Sheet("claims", f"{summary['title']}: over all pairs", columns, tuple(rows), tuple(shown)).used()
+    text = f"{summary['title']}: over all pairs".removeprefix(": ")
+    return Sheet("claims", text, columns, tuple(map(_claim, claims)), tuple(_claim_notes(summary))).used()
+
+
+def _claim(claim: dict[str, Any]) -> Row:
+    equivalence = claim.get("p_equivalence_holm", claim["p_equivalence"])
+    cells = {
+        "method": Cell(claim["method"]),
+        "baseline": Cell(claim["baseline"]),
+        "pairs": number(claim["pairs"], 0),
+        "n": number(claim["n"], 0),
+        "mean": interval(claim["mean"], claim["low"], claim["high"], tone=claim["verdict"]),
+        "holm": probability(claim["p_holm"]),
+        "equivalence": probability(equivalence),
+        "detectable": number(claim["detectable"], 2),
+        "verdict": Cell(claim["verdict"], tone=claim["verdict"]),
+    }
+    return Row(cells, claim["method"])
+
+
+def _claim_notes(summary: dict[str, Any]) -> list[Note]:
+    claims, margin = summary["claims"], f"±{margin_of(summary):g} points"
+    verdicts = {claim["verdict"] for claim in claims}
+    missing = [f"{claim['method']} on {', '.join(claim['missing'])}" for claim in claims if claim.get("missing")]
+    words = {
+        "equivalent": f"shown to lie within {margin}, which were fixed beforehand as the least that matters.",
+        "undecided": f"shown neither to differ nor to lie within {margin}.",
+        "not powered": f"a verdict needs {MINIMUM_PAIRS} seeds in every pair.",
+    }
+    notes = [
+        Note("difference: points over the baseline, the mean over these pairs, each counted once, with its 95 % interval."),
+        Note("n: differences between two students of one seed, over all pairs.", "n"),
+        Note("p, Holm: of no difference, corrected for the number of methods.", "holm"),
+        Note(f"p, equivalent: of a difference of at least {margin}, corrected likewise.", "equivalence"),
+        Note("detectable: smallest true difference that a grid of this size finds four times in five.", "detectable"),
+        *(Note(f"{verdict}: {text}") for verdict, text in words.items() if verdict in verdicts),
+    ]
+    return notes + [Note(f"Without a result: {'; '.join(dict.fromkeys(missing))}.")] if missing else notes
+
+
+def margin_of(summary: dict[str, Any]) -> float:
+    """Points within which a method counts as equivalent."""
+    return next((claim["margin"] for claim in summary.get("claims") or [] if "margin" in claim), MARGIN)
 
 
 def tallies_sheet(summary: dict[str, Any]) -> Sheet | None:
-    """Pairs that each method wins, ties and loses against the reference; None where the reference did not run."""
-    tallies = summary["tallies"]
-    names = ("wins", "ties", "losses", "pairs")
+    """Pairs that each method wins, ties and loses against the reference; None where nothing was compared with it."""
+    tallies = summary.get("tallies") or {}
     rows = [
-        Row({"method": Cell(method)} | {name: number(counts[name], 0) for name in names}, method)
-        for method, counts in tallies["rows"].items()
+        Row({"method": Cell(method)} | {name: number(count, 0) for name, count in counts.items()}, method)
+        for method, counts in (tallies.get("rows") or {}).items()
     ]
     if not rows:
         return None
-    columns = (METHOD, *(Column(name, name) for name in names))
-    note = Note(f"Pair by pair against {tallies['reference']}, over the seeds that both have. A tie: no difference shown.")
-    title = f"{summary['title']}: wins, ties and losses against {tallies['reference']}"
-    return Sheet("tallies", title, columns, tuple(rows), (note,))
+    columns = (METHOD, *(Column(name, name) for name in ("wins", "ties", "losses", "unpowered", "pairs")))
+    notes = (
+        Note(f"wins, losses: pairs where the paired 95 % interval against {tallies['reference']} lies above 0, below 0."),
+        Note("ties: pairs where it does not, which does not show that the two are equal."),
+        Note(f"unpowered: pairs with fewer than {MINIMUM_PAIRS} seeds in common.", "unpowered"),
+        Note("A tally describes and is not corrected: of pairs without a difference one in 20 is a win or a loss."),
+    )
+    title = f"{summary['title']}: wins, ties and losses against {tallies['reference']}".removeprefix(": ")
+    return Sheet("tallies", title, columns, tuple(rows), notes).used()
 
 
 def failed_sheet(summary: dict[str, Any]) -> Sheet | None:
@@ -142,7 +169,7 @@ def failed_sheet(summary: dict[str, Any]) -> Sheet | None:
         return None
     words = (Column("pair", "pair", words=True), Column("seed", "seed"), Column("error", "error", words=True))
     note = Note("These cells are in no mean above; n says how many are.")
-    return Sheet("failed", f"{summary['title']}: failed", (METHOD, *words), tuple(rows), (note,))
+    return Sheet("failed", f"{summary['title']}: failed".removeprefix(": "), (METHOD, *words), tuple(rows), (note,))
 
 
 def probability(p: float | None) -> Cell:
@@ -158,7 +185,7 @@ def claim_sentences(summary: dict[str, Any]) -> list[dict[str, str]]:
     """What holds over pairs, one plain sentence per claim: `{"method", "baseline", "verdict", "text"}`."""
     return [
         {"method": claim["method"], "baseline": claim["baseline"], "verdict": claim["verdict"], "text": _says(claim)}
-        for claim in summary["claims"]
+        for claim in summary.get("claims") or []
     ]
 
 
@@ -171,4 +198,4 @@ def _says(claim: dict[str, Any]) -> str:
         least = "" if claim["detectable"] is None else f"; smallest detectable {claim['detectable']:.2f}"
         return f"no difference from {over} that {pairs} can show ({mean}{between}{least})"
     side = "over" if verdict == "better" else "against"
-    return f"{mean} points {side} {over} on {pairs} ({claim['n']} seeds{between}), {verdict}"
+    return f"{mean} points {side} {over} on {pairs} ({claim['n']} runs{between}), {verdict}"

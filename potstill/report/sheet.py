@@ -50,10 +50,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Note:
-    """A footnote, and the column without which it goes."""
+    """A footnote, and the column or the cells' mark without which it goes."""
 
     text: str
     column: str = ""
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,14 @@ class Sheet:
 
     @property
     def notes(self) -> list[str]:
-        """The footnotes of the columns that are shown."""
+        """The footnotes of what is shown."""
         shown = {column.key for column in self.columns}
-        return [note.text for note in self.footnotes if not note.column or note.column in shown]
+        marks = {row[key].mark for row in self.rows for key in shown}
+        return [
+            note.text
+            for note in self.footnotes
+            if (not note.column or note.column in shown) and (not note.mark or note.mark in marks)
+        ]
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -137,11 +143,11 @@ class Marks:
 
     >>> marks = Marks()
     >>> marks.cell({"value": 73.26, "source": "a README"}), marks.notes()[0].text
-    (Cell(text='73.26', value=73.26, tone='', mark='a', strong=False), 'a published, not ours: a README.')
+    (Cell(text='73.26', value=73.26, tone='', mark='a', strong=False), 'a: published, not ours; a README.')
     """
 
-    def __init__(self, column: str = ""):
-        self._column, self._sources = column, []
+    def __init__(self):
+        self._sources: list[str] = []
 
     def cell(self, published: Mapping[str, Any] | None) -> Cell:
         """A published number with its letter; nothing where there is none."""
@@ -153,8 +159,9 @@ class Marks:
         return replace(number(published["value"], 2), mark=_letter(self._sources.index(source)))
 
     def notes(self) -> list[Note]:
-        found = enumerate(self._sources)
-        return [Note(f"{_letter(place)} published, not ours: {source}.", self._column) for place, source in found]
+        letters = [_letter(place) for place in range(len(self._sources))]
+        found = zip(letters, self._sources, strict=True)
+        return [Note(f"{letter}: published, not ours; {source}.", mark=letter) for letter, source in found]
 
 
 def _letter(place: int) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 
-from rich.table import Table
+from rich.console import Group
 
 from potstill.evaluation.statistics import LEVEL, MINIMUM_PAIRS, mean_std
 from potstill.report import formats
@@ -44,14 +44,14 @@ def run_sheet(summary: dict[str, Any], *, key: str = "results", title: str = "")
 
     `title` is by default the data set, what is measured and the teacher.
     """
-    marks, teacher = Marks("published"), summary.get("teacher")
+    marks, teacher = Marks(), summary.get("teacher")
     rows = [_teacher(teacher, marks)] if teacher else []
     rows += [_method(row, marks) for row in summary["rows"]]
     notes = [*_footnotes(summary), *marks.notes()]
     return Sheet(key, title or _title(summary), COLUMNS, tuple(rows), tuple(notes)).used()
 
 
-def comparison_table(summary: dict[str, Any], *, width: int | None = None) -> Table:
+def comparison_table(summary: dict[str, Any], *, width: int | None = None) -> Group:
     """The table for a terminal `width` columns wide (default: this terminal's).
 
     Where it would not fit, memory, seconds, parameters, agreement, best, published, the difference to KD, n and

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from potstill.api import distill
     from potstill.data import Data, Images, Preprocess
     from potstill.engine import Interrupted
+    from potstill.grid import Grid
     from potstill.methods import parse
     from potstill.recipe import Fit, Network, Recipe
     from potstill.student import Predictor, load
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Data": "data",
     "Fit": "recipe",
+    "Grid": "grid",
     "Images": "data",
     "Interrupted": "engine",
     "Network": "recipe",
@@ -42,6 +44,7 @@ _HOMES = {
 __all__ = [
     "Data",
     "Fit",
+    "Grid",
     "Images",
     "Interrupted",
     "Network",

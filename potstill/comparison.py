@@ -27,7 +27,7 @@ from potstill.console import Talk
 from potstill.data import Images, Preprocess
 from potstill.evaluation.summary import Cell, summarise
 from potstill.methods import Method, parse
-from potstill.models import described, load_weights
+from potstill.models import load_weights
 from potstill.precision import Precision
 from potstill.ranks import rank, wait
 from potstill.recipe import Fit, Network
@@ -168,20 +168,8 @@ class Comparison:
         best = max(row["top1"] for row in done.history if "top1" in row)
         result = {"top1": found.top1, "best_top1": best, "seconds": done.seconds, "waited": done.waited}
         if rank() == 0:
-            train = self.setting.train
-            card = {
-                "model": described(module, self.setting.architecture(spec)),
-                "classes": list(train.classes),
-                "channels": train.channels,
-                "size": list(train.size),
-                "preprocess": preprocess.describe(),
-                "data": train.name,
-                "method": method.name,
-                "expansion": method.expansion,
-                "seed": seed,
-                "top1": found.top1,
-                **adaptation(engine.student),
-            }
+            card = self.setting.card(module, spec, method, found.top1)
+            card |= {"expansion": method.expansion, "seed": seed, **adaptation(engine.student)}
             save_student(folder, engine.student, card)
         return result, found
 

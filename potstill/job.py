@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import traceback
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from potstill import checkpoint, runs
+from potstill import checkpoint, registry, runs
 from potstill.compare import checked, opened
 from potstill.comparison import Comparison, Options
 from potstill.console import Talk
@@ -23,9 +24,13 @@ from potstill.evaluation.summary import Cell
 from potstill.grid import Job
 from potstill.loop import Interrupted
 from potstill.methods import parse
+from potstill.models import load_weights
 from potstill.precision import Precision
 from potstill.recipe import Recipe
 from potstill.registry import RESULT
+from potstill.student import save_student
+from potstill.tasks.classify import Classify
+from potstill.teachers import examine
 
 ERROR = "error.txt"
 
@@ -128,3 +133,32 @@ def _cells(comparison: Comparison) -> list[Cell]:
         for path in sorted((comparison.options.out / method.name).glob(f"seed*/{RESULT}")):
             found.append(Cell(**json.loads(path.read_text())["cell"]))
     return found
+
+
+def register(recipe: Recipe, weights: Path, plan: Plan, device: str, talk: Talk) -> dict[str, Any]:
+    """Put weights from elsewhere where the recipe's teacher would lie once trained; returns what it is worth and where.
+
+    Raises ValueError for weights that do not fit, a recipe whose teacher is not trained, and a teacher that is there.
+    """
+    if plan.teachers is None or recipe.teacher.taught:
+        raise ValueError(
+            f"the recipe's teacher {recipe.teacher.name!r} comes with weights: there is nothing to register"
+        )
+    options = Options(plan.teachers, torch.device(device), talk, plan.seed)
+    recipe, _ = checked(recipe, options)
+    setting = opened(recipe, options)
+    place = plan.teachers / registry.key(setting, plan.seed)
+    with registry.locked(place):
+        if registry.finished(place):
+            raise ValueError(f"{place} holds this recipe's teacher already; delete the folder to put another there")
+        module = setting.network(recipe.teacher, "teacher", plan.seed)
+        load_weights(module, weights)
+        classes = len(setting.train.classes)
+        found = examine(
+            setting.teacher(module), Classify(), setting.examples(recipe.fit, plan.seed).held, classes, talk
+        )
+        digest = hashlib.blake2b(weights.read_bytes(), digest_size=16).hexdigest()
+        save_student(place, module, setting.card(module, recipe.teacher, None, found.top1))
+        result = {"top1": found.top1, "seconds": 0.0, "key": place.name, "registered": f"{weights.name} {digest}"}
+        checkpoint.write_json(place / RESULT, result)
+    return {"folder": str(place), **result}

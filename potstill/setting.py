@@ -14,7 +14,7 @@ from potstill.cell import Examples, adapted, assemble, choose_precision, source
 from potstill.data import Images, Preprocess, Resident, batches, first
 from potstill.hashing import hash_int
 from potstill.methods import Method
-from potstill.models import build, load_weights
+from potstill.models import build, described, load_weights
 from potstill.precision import Choice, Precision
 from potstill.ranks import rank, world_size
 from potstill.recipe import Fit, Network, Recipe
@@ -82,6 +82,19 @@ class Setting:
         mean, std = spec.mean or own.mean, spec.std or own.std
         mapped = None if method is not None and method.adapting else spec.label_map
         return replace(own, mean=mean, std=std, size=spec.size, label_map=mapped)
+
+    def card(self, module: nn.Module, spec: Network, method: Method | None, top1: float) -> dict[str, Any]:
+        """What `student.json` says of a network: enough to load and serve it."""
+        return {
+            "model": described(module, self.architecture(spec)),
+            "classes": list(self.train.classes),
+            "channels": self.train.channels,
+            "size": list(self.train.size),
+            "preprocess": self.preprocess(spec, method).describe(),
+            "data": self.train.name,
+            "method": "registered" if method is None else method.name,
+            "top1": top1,
+        }
 
     def teacher(self, module: nn.Module, precision: Precision | None = None) -> Live:
         probe = next(iter(batches(self.train, 4, self.device)))

@@ -18,7 +18,7 @@ from potstill.console import Talk
 from potstill.data import Data
 from potstill.fanout import Cluster, Here, Processes, Workers
 from potstill.grid import Grid
-from potstill.job import Plan
+from potstill.job import Plan, register
 from potstill.loop import Interrupted
 from potstill.ranks import start, world_size
 from potstill.recipe import Fit
@@ -106,7 +106,10 @@ def train(arguments: list[str]) -> int:
     given, grid, plan, workers, talk = _asked(arguments, Train, "train")
     if given.register is not None:
         workers.close()
-        taken = registry.register(next(iter(grid.pairs.values())), given.register, plan, talk, grid)
+        if len(grid.pairs) > 1:
+            raise ValueError(f"--register gives one teacher, the grid has {len(grid.pairs)} pairs; choose one: --pairs")
+        recipe, device = next(iter(grid.pairs.values())), str(start(given.options.device))
+        taken = register(recipe, given.register, plan, device, talk)
         sys.stdout.write(f"{json.dumps(taken) if given.options.json else taken['folder']}\n")
         return 0
     outcome = _driven(lambda: bench.run(grid, plan, workers, talk, only_teachers=True), workers)

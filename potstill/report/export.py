@@ -50,10 +50,12 @@ def terminal(summary: dict[str, Any], width: int | None = None) -> Group:
         across -= 1
     # what is said of one part is said of all: once, below the last
     parts = [replace(part, footnotes=()) for part in accuracy_sheets(summary, across)]
-    notes = [Text(note) for note in accuracy_sheet(summary).notes]
+    notes = [formats.footnote(note) for note in accuracy_sheet(summary).notes]
     rest = filter(None, (claims_sheet(summary), tallies_sheet(summary), failed_sheet(summary)))
     drawn = [formats.rich_table(sheet, width) for sheet in parts] + notes
-    return Group(*drawn, *(formats.rich_table(sheet, width) for sheet in rest), *map(Text, summary["notes"]))
+    for sheet in rest:
+        drawn += [Text(), formats.rich_table(sheet, width)]
+    return Group(*drawn, *map(Text, summary["notes"]))
 
 
 def write_tables(out: Path | str, summary: dict[str, Any]) -> list[Path]:

@@ -38,7 +38,12 @@ def rich_table(sheet: Sheet, width: int | None = None) -> Group:
         sheet = sheet.only(lambda column: column is not gone)  # noqa: B023 (called at once)
         hidden.append(gone.heading)
     notes = sheet.notes + ([f"Not shown at this width: {', '.join(hidden)}."] if hidden else [])
-    return Group(Text(sheet.title, style="italic"), _rich(sheet), *(Text(note, style="dim italic") for note in notes))
+    return Group(Text(sheet.title, style="italic"), _rich(sheet), *map(footnote, notes))
+
+
+def footnote(text: str) -> Text:
+    """A footnote for a terminal."""
+    return Text(text, style="dim italic")
 
 
 def natural_width(sheet: Sheet) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from potstill.evaluation.claims import MARGIN
 from potstill.evaluation.statistics import MINIMUM_PAIRS
 from potstill.report.sheet import (
     EMPTY,
@@ -17,8 +18,6 @@ from potstill.report.sheet import (
     spread,
 )
 
-MARGIN = 0.3
-"""Points within which a method counts as equivalent, where the claims do not say."""
 METHOD = Column("method", "method", words=True)
 
 
@@ -78,12 +77,13 @@ def claims_sheet(summary: dict[str, Any]) -> Sheet | None:
     columns = (
         METHOD,
         Column("baseline", "against", words=True),
-        Column("pairs", "pairs", goes=2),
-        Column("n", "n", goes=3),
+        Column("pairs", "pairs", goes=3),
+        Column("n", "n", goes=4),
         Column("mean", "difference [95 %]"),
-        Column("holm", "p, Holm", goes=5),
-        Column("equivalence", "p, equivalent", goes=1),
-        Column("detectable", "detectable", goes=4),
+        Column("random", "random pairs [95 %]", goes=1),
+        Column("holm", "p, Holm", goes=6),
+        Column("equivalence", "p, equivalent", goes=2),
+        Column("detectable", "detectable", goes=5),
         Column("verdict", "verdict", words=True),
     )
     text = f"{summary['title']}: over all pairs".removeprefix(": ")
@@ -91,13 +91,14 @@ def claims_sheet(summary: dict[str, Any]) -> Sheet | None:
 
 
 def _claim(claim: dict[str, Any]) -> Row:
-    equivalence = claim.get("p_equivalence_holm", claim["p_equivalence"])
+    equivalence = claim["p_equivalence_holm"]
     cells = {
         "method": Cell(claim["method"]),
         "baseline": Cell(claim["baseline"]),
         "pairs": number(claim["pairs"], 0),
         "n": number(claim["n"], 0),
         "mean": interval(claim["mean"], claim["low"], claim["high"], tone=claim["verdict"]),
+        "random": _between(claim["low_random"], claim["high_random"]),
         "holm": probability(claim["p_holm"]),
         "equivalence": probability(equivalence),
         "detectable": number(claim["detectable"], 2),
@@ -109,7 +110,7 @@ def _claim(claim: dict[str, Any]) -> Row:
 def _claim_notes(summary: dict[str, Any]) -> list[Note]:
     claims, margin = summary["claims"], f"±{margin_of(summary):g} points"
     verdicts = {claim["verdict"] for claim in claims}
-    missing = [f"{claim['method']} on {', '.join(claim['missing'])}" for claim in claims if claim.get("missing")]
+    missing = [f"{claim['method']} on {', '.join(claim['missing'])}" for claim in claims if claim["missing"]]
     words = {
         "equivalent": f"shown to lie within {margin}, which were fixed beforehand as the least that matters.",
         "undecided": f"shown neither to differ nor to lie within {margin}.",
@@ -118,6 +119,7 @@ def _claim_notes(summary: dict[str, Any]) -> list[Note]:
     notes = [
         Note("difference: points over the baseline, the mean over these pairs, each counted once, with its 95 % interval."),
         Note("n: differences between two students of one seed, over all pairs.", "n"),
+        Note("random pairs: the interval for pairs that are a random sample of all; from three on.", "random"),
         Note("p, Holm: of no difference, corrected for the number of methods.", "holm"),
         Note(f"p, equivalent: of a difference of at least {margin}, corrected likewise.", "equivalence"),
         Note("detectable: smallest true difference that a grid of this size finds four times in five.", "detectable"),
@@ -126,9 +128,13 @@ def _claim_notes(summary: dict[str, Any]) -> list[Note]:
     return notes + [Note(f"Without a result: {'; '.join(dict.fromkeys(missing))}.")] if missing else notes
 
 
+def _between(low: float | None, high: float | None) -> Cell:
+    return EMPTY if low is None or high is None else Cell(f"[{low:z.2f}, {high:z.2f}]", low)
+
+
 def margin_of(summary: dict[str, Any]) -> float:
     """Points within which a method counts as equivalent."""
-    return next((claim["margin"] for claim in summary.get("claims") or [] if "margin" in claim), MARGIN)
+    return next((claim["margin"] for claim in summary.get("claims") or []), MARGIN)
 
 
 def tallies_sheet(summary: dict[str, Any]) -> Sheet | None:

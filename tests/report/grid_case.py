@@ -1,10 +1,11 @@
 """A made-up grid that looks like a real one: three pairs, six methods, five seeds, and what goes wrong in practice."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 
-from potstill.evaluation.statistics import mean_std, paired_difference
+from potstill.evaluation.claims import claims, tallies
 from potstill.evaluation.summary import Cell, summarise
 
 PAIRS = {
@@ -61,13 +62,8 @@ def reached(rng):
     return found
 
 
-def over(ours, theirs):
-    common = sorted(ours.keys() & theirs.keys())
-    return paired_difference([ours[seed] for seed in common], [theirs[seed] for seed in common])
-
-
-def pair_summary(pair, cells_of):
-    cells = [
+def cells_of(reached):
+    return [
         Cell(
             method=method,
             seed=seed,
@@ -79,51 +75,27 @@ def pair_summary(pair, cells_of):
             expansion=METHODS[method][0],
             folder=f"{method}/seed{seed}",
             teacher_free=method == "student",
+            peak_mib=METHODS[method][3],
         )
-        for method, seeds in cells_of.items()
+        for method, seeds in reached.items()
         for seed, top1 in seeds.items()
     ]
+
+
+def pair_summary(pair, cells):
     teacher = {"model": pair.split(" → ")[0], "top1": PAIRS[pair][0], "parameters": 2_255_156, "seconds": 5210.0}
     if pair in PUBLISHED:
         teacher["published"] = {"value": PAIRS[pair][0], "source": source("teacher")}
     summary = summarise(dataset="cifar100", teacher=teacher, cells=cells, run=f"pairs/{slug(pair)}")
     for row in summary["rows"]:
-        method = row["method"]
-        row["peak_mib"] = METHODS[method][3]
-        value = PUBLISHED.get(pair, {}).get(method)
-        row["published"] = None if value is None else {"value": value, "source": source(method)}
-        row["difference_kd"] = None
-        if method != "kd":
-            found = over(cells_of[method], cells_of["kd"])
-            row["difference_kd"] = {**vars(found), "verdict": found.verdict, "paired": True}
+        value = PUBLISHED.get(pair, {}).get(row["method"])
+        row["published"] = None if value is None else {"value": value, "source": source(row["method"])}
     return summary
-
-
-def claim(found, method, baseline):
-    """What the statistics of a grid say, near enough: pairs weigh the same, and the p-values are those of one pool."""
-    sides = [(cells[method], cells[baseline]) for cells in found.values() if method in cells]
-    differences = [over(*side) for side in sides]
-    mean = mean_std([difference.mean for difference in differences])[0]
-    error = (sum(d.std**2 / d.n for d in differences)) ** 0.5 / len(differences)
-    low, high, p = mean - 2.2 * error, mean + 2.2 * error, float(2.0 ** -abs(mean / error))
-    powered = all(difference.n >= 5 for difference in differences)
-    known = "better" if low > 0 else "worse" if high < 0 else "equivalent" if abs(mean) < 0.2 else "undecided"
-    return {
-        **{"method": method, "baseline": baseline, "pairs": len(sides), "n": sum(d.n for d in differences)},
-        **{"mean": mean, "low": low, "high": high, "p": p, "p_holm": min(1.0, 5 * p), "p_equivalence": 1 - p},
-        **{"detectable": 3.2 * error, "verdict": known if powered else "not powered"},
-    }
-
-
-def tally(found, method, reference):
-    verdicts = [over(cells[method], cells[reference]).verdict for cells in found.values() if method in cells]
-    names = {"wins": "better", "ties": "undecided", "losses": "worse", "unpowered": "not powered"}
-    return {name: verdicts.count(verdict) for name, verdict in names.items()} | {"pairs": len(verdicts)}
 
 
 def make_grid(out):
     """Write `summary.json` and `grid.json` of a grid, and the first pair's report; returns the summary."""
-    found = reached(np.random.default_rng(7))
+    found = {pair: cells_of(methods) for pair, methods in reached(np.random.default_rng(7)).items()}
     pairs = [
         {"pair": pair, "folder": f"pairs/{slug(pair)}", "summary": pair_summary(pair, cells)}
         for pair, cells in found.items()
@@ -135,10 +107,8 @@ def make_grid(out):
         "reference": "icd",
         "result": "last epoch",
         "pairs": pairs,
-        "claims": [
-            claim(found, method, baseline) for baseline in ("student", "kd") for method in METHODS if method != baseline
-        ],
-        "tallies": {"reference": "icd", "rows": {m: tally(found, m, "icd") for m in METHODS if m != "icd"}},
+        "claims": [asdict(claim) for baseline in ("student", "kd") for claim in claims(found, baseline)],
+        "tallies": {"reference": "icd", "rows": tallies(found, "icd")},
         "failed": FAILED,
         "notes": ["Runs side by side share data_seed: order and augmentation are the same for all seeds."],
     }

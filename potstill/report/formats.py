@@ -54,9 +54,9 @@ def natural_width(sheet: Sheet) -> int:
 
 def _rich(sheet: Sheet) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, (column, heading) in enumerate(zip(sheet.columns, _headings(sheet, "\n"), strict=True)):
+    for column, heading in zip(sheet.columns, _headings(sheet, "\n"), strict=True):
         justify = "left" if column.words else "right"
-        table.add_column(Text(heading), justify=justify, no_wrap=not column.words or place > 0)
+        table.add_column(Text(heading), justify=justify, no_wrap=not column.words, overflow="fold")
     for row, following in zip(sheet.rows, [*sheet.rows[1:], None], strict=True):
         texts = [_styled(row[column.key]) for column in sheet.columns]
         table.add_row(*texts, end_section=row.pinned and following is not None and not following.pinned)

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from potstill.report.sheet import Cell, Column, Sheet
+from potstill.report.sheet import Cell, Sheet
 
 _STYLES = {"better": "green", "worse": "red", "equivalent": "blue", "undecided": "dim", "not powered": "dim"}
 _LATEX = {

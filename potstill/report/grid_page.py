@@ -62,8 +62,8 @@ def _of(pair: dict[str, Any], method: str) -> dict[str, Any] | None:
 
 
 def _heat(method: str, pair: str, row: dict[str, Any] | None, limit: float) -> dict[str, Any]:
-    found = row and row["difference"]
-    if not found:
+    found = row["difference"] if row else None
+    if row is None or found is None:
         return {"text": "–", "value": None, "side": "", "depth": 0.0, "verdict": "", "says": f"{method} on {pair}: –"}
     reached = spread(row["top1_mean"], row["top1_std"], n=row["n"]).text
     between = difference_text(found["mean"], found["low"], found["high"])

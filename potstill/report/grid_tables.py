@@ -62,7 +62,9 @@ def accuracy_sheet(summary: dict[str, Any]) -> Sheet:
     notes = [
         Note("ours: mean ± std (number of seeds) of top-1 at the last epoch, which is the result."),
         Note("Bold: the highest mean of a pair. Whether it is better than another is for the intervals to say."),
-        Note("One teacher per pair, shared by all its methods and seeds: what another would give is not in the spread."),
+        Note(
+            "One teacher per pair, shared by all its methods and seeds: what another would give is not in the spread."
+        ),
         *marks.notes(),
     ]
     title = f"{summary['title']}: top-1 accuracy in percent, {summary['result']}".removeprefix(": ")
@@ -117,7 +119,7 @@ def _claim_notes(summary: dict[str, Any]) -> list[Note]:
         "not powered": f"a verdict needs {MINIMUM_PAIRS} seeds in every pair.",
     }
     notes = [
-        Note("difference: points over the baseline, the mean over these pairs, each counted once, with its 95 % interval."),
+        Note("difference: points over the baseline, mean over these pairs, each counted once, and its 95 % interval."),
         Note("n: differences between two students of one seed, over all pairs.", "n"),
         Note("random pairs: the interval for pairs that are a random sample of all; from three on.", "random"),
         Note("p, Holm: of no difference, corrected for the number of methods.", "holm"),
@@ -125,7 +127,9 @@ def _claim_notes(summary: dict[str, Any]) -> list[Note]:
         Note("detectable: smallest true difference that a grid of this size finds four times in five.", "detectable"),
         *(Note(f"{verdict}: {text}") for verdict, text in words.items() if verdict in verdicts),
     ]
-    return notes + [Note(f"Without a result: {'; '.join(dict.fromkeys(missing))}.")] if missing else notes
+    if missing:
+        notes.append(Note(f"Without a result: {'; '.join(dict.fromkeys(missing))}."))
+    return notes
 
 
 def _between(low: float | None, high: float | None) -> Cell:
@@ -148,7 +152,9 @@ def tallies_sheet(summary: dict[str, Any]) -> Sheet | None:
         return None
     columns = (METHOD, *(Column(name, name) for name in ("wins", "ties", "losses", "unpowered", "pairs")))
     notes = (
-        Note(f"wins, losses: pairs where the paired 95 % interval against {tallies['reference']} lies above 0, below 0."),
+        Note(
+            f"wins, losses: pairs where the paired 95 % interval against {tallies['reference']} lies above 0, below 0."
+        ),
         Note("ties: pairs where it does not, which does not show that the two are equal."),
         Note(f"unpowered: pairs with fewer than {MINIMUM_PAIRS} seeds in common.", "unpowered"),
         Note("A tally describes and is not corrected: of pairs without a difference one in 20 is a win or a loss."),

@@ -24,9 +24,9 @@ _SHOWN = 16  # examples per method
 def write_report(run: Path | str) -> Path:
     """Write `report.html` into a run's folder from what lies there, and return its path.
 
-    Reads `summary.json` (of a comparison or of a grid), and where they exist `recipe.json` and each cell's `metrics.jsonl` and
-    `examples.json`; a section without its file is left out. An older report stays until the new one
-    is complete.
+    Reads `summary.json`, and where they exist `recipe.json` and each cell's `metrics.jsonl` and `examples.json`, or
+    for a grid `grid.json`; a section without its file is left out. An older report stays until the new one is
+    complete.
 
     Raises ValueError for a folder without `summary.json` and for files that are not what they should be.
     """
@@ -56,23 +56,33 @@ def render(run: Path) -> str:
     """The text of the report."""
     summary = read_summary(run)
     if summary.get("kind") == "grid":
-        return formats.environment().get_template("grid.html.jinja").render(
-            **grid_page.context(run, summary), vega=_vega(), recipe=list(_flat(_read_json(run / "grid.json", dict) or {}))
+        return (
+            formats.environment()
+            .get_template("grid.html.jinja")
+            .render(
+                **grid_page.context(run, summary),
+                vega=_vega(),
+                recipe=list(_flat(_read_json(run / "grid.json", dict) or {})),
+            )
         )
     records = read_curves(run, summary)
     recipe = _read_json(run / "recipe.json", dict) or {}
     environment = recipe.pop("environment", None) or {}
-    return formats.environment().get_template("page.html.jinja").render(
-        summary=summary,
-        colours=figures.colours([row["method"] for row in summary["rows"]], summary["baseline"]),
-        sheet=tables.run_sheet(summary),
-        sentences=tables.sentences(summary),
-        charts=_charts(summary, records),
-        terms=_terms(summary, records),
-        examples=list(_examples(run, summary)),
-        recipe=list(_flat(recipe)),
-        environment=list(_flat(environment)),
-        vega=_vega(),
+    return (
+        formats.environment()
+        .get_template("page.html.jinja")
+        .render(
+            summary=summary,
+            colours=figures.colours([row["method"] for row in summary["rows"]], summary["baseline"]),
+            sheet=tables.run_sheet(summary),
+            sentences=tables.sentences(summary),
+            charts=_charts(summary, records),
+            terms=_terms(summary, records),
+            examples=list(_examples(run, summary)),
+            recipe=list(_flat(recipe)),
+            environment=list(_flat(environment)),
+            vega=_vega(),
+        )
     )
 
 

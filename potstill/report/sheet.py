@@ -136,8 +136,6 @@ def seeds(n: int) -> str:
     return "1 seed" if n == 1 else f"{n} seeds"
 
 
-
-
 class Marks:
     """Letters for sources of numbers, in order of their first use.
 

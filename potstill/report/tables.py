@@ -2,7 +2,6 @@
 
 from typing import Any
 
-
 from rich.console import Group
 
 from potstill.evaluation.statistics import LEVEL, MINIMUM_PAIRS, mean_std
@@ -158,9 +157,7 @@ def _sentence(row: dict[str, Any], baseline: str) -> dict[str, str]:
         return {"method": row["method"], "verdict": verdict, "text": f"{reached} % over {counted}; {what}"}
     digits = 1 if found["detectable"] is None or found["detectable"] >= 0.2 else 2
     verdict, mean = found["verdict"], f"{found['mean']:+z.{digits}f}"
-    between = (
-        "" if found["low"] is None else f"95 % interval {found['low']:z.{digits}f} to {found['high']:z.{digits}f}"
-    )
+    between = "" if found["low"] is None else f"95 % interval {found['low']:z.{digits}f} to {found['high']:z.{digits}f}"
     if verdict == "undecided":
         text = f"no difference that {counted} can show ({mean}, {between}; smallest detectable "
         text += f"{found['detectable']:.{digits}f})"

@@ -22,8 +22,22 @@ METHODS = {
     "fitnet": ("ce:1+fitnet:100", -0.9, 2400, 190.0),
 }
 PUBLISHED = {
-    "wrn_40_2 → wrn_16_2": {"student": 73.26, "kd": 74.92, "crd": 75.48, "icd": 74.99, "icd+kd": 76.06, "fitnet": 73.58},
-    "resnet56 → resnet20": {"student": 69.06, "kd": 70.66, "crd": 71.16, "icd": 71.18, "icd+kd": 71.81, "fitnet": 69.21},
+    "wrn_40_2 → wrn_16_2": {
+        "student": 73.26,
+        "kd": 74.92,
+        "crd": 75.48,
+        "icd": 74.99,
+        "icd+kd": 76.06,
+        "fitnet": 73.58,
+    },
+    "resnet56 → resnet20": {
+        "student": 69.06,
+        "kd": 70.66,
+        "crd": 71.16,
+        "icd": 71.18,
+        "icd+kd": 71.81,
+        "fitnet": 69.21,
+    },
 }
 FAILED = [
     {
@@ -32,7 +46,12 @@ FAILED = [
         "seed": 4,
         "error": "the loss is nan at step 1,204 <of seed 4> & the run stopped",
     },
-    {"pair": "vgg13 → MobileNetV2", "method": "fitnet", "seed": 0, "error": "no map of the student has the teacher's size"},
+    {
+        "pair": "vgg13 → MobileNetV2",
+        "method": "fitnet",
+        "seed": 0,
+        "error": "no map of the student has the teacher's size",
+    },
 ]
 """One seed of crd diverged, and fitnet has no result at all on the last pair."""
 SEEDS = 5

@@ -83,7 +83,7 @@ def test_the_forest_has_the_largest_first_and_the_margin(grid):
     claims = [claim for claim in grid[1]["claims"] if claim["baseline"] == "kd"]
     spec = grid_figures.forest(claims, 0.3).to_dict()
     assert next(layer["encoding"]["y"]["sort"] for layer in spec["layer"] if "y" in layer["encoding"])[0] == "icd+kd"
-    assert {"low": -0.3, "high": 0.3} in spec["layer"][0]["data"]["values"]
+    assert {"low": -0.3, "high": 0.3} in spec["datasets"][spec["layer"][0]["data"]["name"]]
     assert grid_figures.forest([], 0.3) is None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -18,11 +18,15 @@ from potstill import checkpoint, runs
 from potstill.compare import checked
 from potstill.comparison import Options
 from potstill.console import Talk
+from potstill.evaluation.claims import claims, tallies
 from potstill.fanout import Workers
 from potstill.grid import Grid, Job
-from potstill.job import Plan, work
+from potstill.job import Plan, finished, work
+from potstill.methods import LONE_STUDENT, parse
 
 GRID = "grid.json"
+BASELINES = (LONE_STUDENT, "kd")
+"""What every method is compared with."""
 ATTEMPTS = 3
 """How often a job is started whose worker dies."""
 
@@ -51,7 +55,8 @@ def check(grid: Grid, plan: Plan, talk: Talk) -> None:
             runs.check(folder, runs.describe(recipe, plan.seed, plan.source), resume=True, grows=True)
         except ValueError as error:
             raise ValueError(f"{pair}: {error}") from error
-    if plan.out.exists() and any(plan.out.iterdir()) and not (plan.out / GRID).exists():
+    foreign = plan.out.exists() and {path.name for path in plan.out.iterdir()} - {"tuning", "tuning.json"}
+    if foreign and not (plan.out / GRID).exists():
         raise ValueError(f"{plan.out} is not empty and is no grid; choose an empty or new folder for --out")
 
 
@@ -168,11 +173,13 @@ def _said(job: Job, value: Any) -> str:
 
 def summary(grid: Grid, plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """The content of the grid's `summary.json`."""
-    pairs = []
-    for pair in grid.pairs:
+    pairs, cells = [], {}
+    for pair, recipe in grid.pairs.items():
         path = plan.out / grid.folder(pair) / runs.SUMMARY
         if path.exists():
             pairs.append({"pair": pair, "folder": str(grid.folder(pair)), "summary": json.loads(path.read_text())})
+            cells[pair] = finished(path.parent, [parse(text) for text in recipe.methods])
+    ran = {cell.method for group in cells.values() for cell in group}
     return {
         "kind": "grid",
         "title": grid.title,
@@ -180,9 +187,13 @@ def summary(grid: Grid, plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "reference": grid.reference,
         "result": "last epoch",
         "pairs": pairs,
+        "claims": [asdict(claim) for name in BASELINES if name in ran for claim in claims(cells, name)],
+        "tallies": {"reference": grid.reference, "rows": tallies(cells, grid.reference)}
+        if grid.reference in ran
+        else None,
         "failed": [
-            {"pair": job.pair, "method": job.method or job.kind, "seed": job.seed, "error": text}
+            {"pair": job.pair, "method": job.name, "seed": job.seed, "error": text}
             for job, text in outcome.failed.items()
         ],
-        "notes": [],
+        "notes": list(grid.notes),
     }

@@ -50,6 +50,8 @@ class Grid:
     title: str = ""
     seeds: Mapping[str, int] = field(default_factory=dict)
     reference: str = "icd"
+    notes: tuple[str, ...] = ()
+    """Sentences that belong under its table."""
 
     def __post_init__(self) -> None:
         if not self.pairs:

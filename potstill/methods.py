@@ -30,7 +30,7 @@ SIZED = ("samples", "labels")
 WARM_UP = "warm_up"
 """The one option that every term takes: over which fraction of the run its weight grows."""
 _NAMED = re.compile(r"^(?P<name>[\w.+~-]+)=(?P<formula>.+)$")
-_PART = re.compile(r"^(?P<name>\w+)(?:\((?P<options>[^()]*)\))?(?::(?P<weight>[^:]+))?$")
+PART = re.compile(r"^(?P<name>\w+)(?:\((?P<options>[^()]*)\))?(?::(?P<weight>[^:]+))?$")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _rounded(share: float) -> float:
 
 
 def _part(whole: str, part: str) -> tuple[str, dict, float | None]:
-    match = _PART.match(part)
+    match = PART.match(part)
     if not match:
         raise ValueError(
             f"method {whole!r}: cannot read {part!r}; write name, name:weight or name(option=value):weight"

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from potstill import bench, catalogue, registry
+from potstill import bench, catalogue, checkpoint, registry, tune
 from potstill.commands.arguments import SHORT, flags, split, unknown, value
 from potstill.console import Talk
 from potstill.data import Data
@@ -42,6 +42,9 @@ class Options:
     """These methods instead of the grid's."""
     seeds: int | None = None
     """So many repetitions of every method."""
+    tune: int | None = None
+    """Besides the published settings, a tuned arm of every method: the best of so many trials on held-out training
+    images. The test images are read once, at the end."""
     teachers: Path | None = None
     """Where trained teachers are kept and shared between grids; Potstill's cache folder when left out."""
     resume: Annotated[bool, Off] = False
@@ -84,7 +87,12 @@ class Train(Bench):
 def run(arguments: list[str]) -> int:
     """`potstill bench`; returns its exit status, 1 when a job failed."""
     given, grid, plan, workers, talk = _asked(arguments, Bench, "bench")
-    outcome = _driven(lambda: bench.run(grid, plan, workers, talk), workers)
+
+    def go() -> bench.Outcome:
+        whole = grid if given.options.tune is None else tuned(grid, given.options.tune, plan, workers, talk)
+        return bench.run(whole, plan, workers, talk)
+
+    outcome = _driven(go, workers)
     if outcome is None:
         sys.stderr.write("stopped; what is finished is kept: the same command goes on\n")
         return 130
@@ -125,6 +133,19 @@ def train(arguments: list[str]) -> int:
         for pair, card in cards.items():
             sys.stdout.write(f"{pair}: {card['model']} {card['top1']:.2f} %, {card['folder']}\n")
     return 1 if outcome.failed else 0
+
+
+def tuned(grid: Grid, count: int, plan: Plan, workers: Workers, talk: Talk) -> Grid:
+    """Run the trials, in a grid of their own beside the pairs, and return the grid with the tuned arms.
+
+    What was chosen lies in `tuning.json`. Raises ValueError where all trials of a method failed.
+    """
+    place = replace(plan, out=plan.out / "tuning", seed=plan.seed + tune.SEED)
+    bench.check(grid, plan, talk)
+    bench.run(tune.grid_of_trials(grid, count, plan.seed), place, workers, talk)
+    whole, found = tune.with_tuned(grid, json.loads((place.out / "summary.json").read_text()), count)
+    checkpoint.write_json(plan.out / "tuning.json", found)
+    return whole
 
 
 def _driven(go: Callable[[], bench.Outcome], workers: Workers) -> bench.Outcome | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,9 @@ _SHOWN = 3
 def load(data: Data, *, quiet: bool = False) -> tuple[Images, Images]:
     """Training and validation images.
 
-    The validation split is the data's own (validation before test); where it has none, a stratified part of
-    the training images is set aside and `notes` say so. Decoded images are cached; the data folder is never
-    written. `quiet` hides progress bars.
+    The validation split is the data's own (validation before test); where it has none, and with `held_out`, a
+    stratified part of the training images is set aside and `notes` say so. Decoded images are cached; the data folder
+    is never written. `quiet` hides progress bars.
 
     Raises:
         ValueError: the data cannot be found or understood, an image cannot be read, a label or a row limit is
@@ -43,6 +43,16 @@ def load(data: Data, *, quiet: bool = False) -> tuple[Images, Images]:
     """
     if data.size is not None and data.size < 1:
         raise ValueError(f"size must be at least 1, got {data.size}")
+    train, valid = _splits(data, quiet)
+    if data.held_out is None:
+        return train, valid
+    kept, held = (torch.from_numpy(rows) for rows in stratified(train.labels.numpy(), data.held_out))
+    note = f"{len(held)} of {len(train)} training images are held out, and stand for the validation images"
+    train = replace(train, notes=(*train.notes, note))
+    return train.take(kept, "train, the rest"), train.take(held, "train, held out")
+
+
+def _splits(data: Data, quiet: bool) -> tuple[Images, Images]:
     if data.root is None and data.name == "digits":
         return _digits(data)
     train, valid, notes = _find(data, quiet)

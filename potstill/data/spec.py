@@ -23,7 +23,7 @@ class Data:
     """Which images to learn from, and how to read them."""
 
     name: str = "digits"
-    """digits (embedded), cifar100, fashion_mnist, tiny_imagenet, or a Hugging Face name such as user/set.
+    """digits (embedded), cifar100, fashion_mnist, stl10, tiny_imagenet, or a Hugging Face name such as user/set.
     With a root it is only a label."""
     root: Path | None = None
     """Local data: a folder of train-*.parquet and test-*.parquet, a folder of class folders, or a CSV of
@@ -40,6 +40,9 @@ class Data:
     """Resize the shorter side to this many pixels and crop the centre square, once, when decoding."""
     valid_fraction: float = 0.1
     """Part of the training images that is set aside where the data has no validation or test split."""
+    held_out: float | None = None
+    """Validate on this part of the training images, set aside by class, instead of on the data's own validation or test
+    images: to choose something without looking at those."""
     skip_unreadable: bool = False
     """Leave out image files that cannot be read, instead of stopping."""
     augment: Augment = "crop-flip"
@@ -53,6 +56,8 @@ class Data:
     def __post_init__(self) -> None:
         if self.views is not None and self.views < 1:
             raise ValueError(f"data.views must be at least 1, got {self.views}")
+        if self.held_out is not None and not 0 < self.held_out < 1:
+            raise ValueError(f"data.held_out must lie between 0 and 1, got {self.held_out}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +106,11 @@ class Images:
         for part in (*self.images.split(4096), self.labels):
             digest.update(part.cpu().contiguous().numpy())
         return digest.hexdigest()
+
+    def take(self, rows: Int64[Tensor, " M"], split: str) -> Images:
+        """Only these images, in this order."""
+        mark = f"{self.fingerprint}/{split}"
+        return replace(self, images=self.images[rows], labels=self.labels[rows], split=split, fingerprint=mark)
 
     def to(self, device: torch.device | str) -> Images:
         """The same images on another device; itself where they already lie there."""

@@ -20,6 +20,7 @@ from potstill.errors import did_you_mean
 HUB_NAMES = {
     "cifar100": "uoft-cs/cifar100",
     "fashion_mnist": "zalando-datasets/fashion_mnist",
+    "stl10": "tanganke/stl10",
     "tiny_imagenet": "zh-plus/tiny-imagenet",
 }
 _SPLIT = re.compile(rf"^(train|{'|'.join(VALID_NAMES)})(?![a-z])", re.IGNORECASE)

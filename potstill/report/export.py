@@ -65,7 +65,7 @@ def write_tables(out: Path | str, summary: dict[str, Any]) -> list[Path]:
     """
     out = Path(out)
     found = sheets(summary, across=ACROSS)
-    title, notes = summary.get("title") or summary.get("dataset") or "", list(summary.get("notes") or [])
+    title, notes = summary.get("title") or summary.get("dataset") or "Grid", list(summary.get("notes") or [])
     table = records(summary)
     contents: dict[str, Callable[[], bytes]] = {
         "table.md": lambda: _markdown(found, notes).encode(),

@@ -96,6 +96,7 @@ def test_every_layer_that_names_methods_can_let_go_of_them(grid):
 
 def test_a_grid_without_claims_or_results(copied, grid):
     bare = {key: value for key, value in grid[1].items() if key not in ("claims", "tallies", "notes", "reference")}
+    bare["title"] = ""
     found = Page(write_report(copied[1](bare)).read_text())
     assert "What holds over all pairs" not in found.text
     assert "Accuracy" in found.text

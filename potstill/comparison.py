@@ -28,8 +28,9 @@ from potstill.data import Preprocess, Split
 from potstill.evaluation.summary import Cell, summarise
 from potstill.methods import Method, parse
 from potstill.models import load_weights
-from potstill.outputs import collect
+from potstill.outputs import collect, fidelities, remarks
 from potstill.precision import Precision
+from potstill.published import DATA, comparable, published
 from potstill.ranks import rank, wait
 from potstill.recipe import Fit, Network
 from potstill.registry import RESULT
@@ -188,14 +189,27 @@ class Comparison:
             precision=precision,
         )
         if rank() == 0:
+            collect(out, self.setting, self.teacher, cells, self.options.seed, self.precision, self.options.talk)
+            summary["fidelity"] = fidelities(out, cells)
+            summary["remarks"] = remarks(summary)
+            self._add_published(summary)
             headline = out / next(cell.folder for cell in cells if cell.method == cells[-1].method)
             for name in (WEIGHTS, CARD):
                 checkpoint.write_beside(out / name, lambda path, name=name: shutil.copyfile(headline / name, path))
             checkpoint.write_json(out / runs.SUMMARY, summary)
-            collect(out, self.setting, self.teacher, cells, self.options.seed, self.precision, self.options.talk)
             write_report(out)
         wait()
         return summary
+
+    def _add_published(self, summary: dict[str, Any]) -> None:
+        """Published numbers, where the run is of the protocol that they belong to."""
+        recipe = self.setting.recipe
+        if not comparable(recipe):
+            return
+        names = DATA, recipe.teacher.name, recipe.student.name
+        for row in (*summary["rows"], summary["teacher"]):
+            found = published(*names, row.get("method", "teacher"))
+            row["published"] = found and {"value": found.value, "source": found.source}
 
 
 def mistakes(valid: Split, student: Tensor, teacher: Tensor) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ def comparable(recipe: Recipe) -> bool:
     whole = data.train_rows is None and data.valid_rows is None and not data.skip_unreadable
     classes = data.label in (None, "fine_label")
     sizes = {data.size, recipe.teacher.size, recipe.student.size} <= {None, SIZE}
-    seen = data.augment == "crop-flip" and data.views is None
+    seen = data.augment == "crop-flip" and data.views is None and data.held_out is None
     return data.name == DATA and whole and classes and sizes and seen and recipe.fit.epochs == EPOCHS
 
 

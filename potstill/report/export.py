@@ -29,7 +29,7 @@ def sheets(summary: dict[str, Any], *, across: int | None = None) -> list[Sheet]
         return [run_sheet(summary)]
     first = [accuracy_sheet(summary)] if across is None else accuracy_sheets(summary, across)
     rest = (claims_sheet(summary), tallies_sheet(summary), failed_sheet(summary))
-    return [*first, *filter(None, rest), *pair_sheets(summary)]
+    return [*first, *filter(None, rest), *transfer_sheets(summary), *pair_sheets(summary)]
 
 
 def pair_sheets(summary: dict[str, Any]) -> list[Sheet]:
@@ -37,6 +37,16 @@ def pair_sheets(summary: dict[str, Any]) -> list[Sheet]:
     return [
         run_sheet(pair["summary"], key=f"pair{place}", title=f"{pair['pair']}: top-1 accuracy in percent")
         for place, pair in enumerate(summary["pairs"], 1)
+    ]
+
+
+def transfer_sheets(summary: dict[str, Any]) -> list[Sheet]:
+    """The linear probes of a grid's networks, a table for each pair, data set and arm."""
+    return [
+        run_sheet(
+            found, key=f"transfer{place}", title=f"{found.get('pair', '')} on {found['dataset']}: top-1 in percent"
+        )
+        for place, found in enumerate(summary.get("transfer") or (), 1)
     ]
 
 
@@ -51,9 +61,9 @@ def terminal(summary: dict[str, Any], width: int | None = None) -> Group:
     # what is said of one part is said of all: once, below the last
     parts = [replace(part, footnotes=()) for part in accuracy_sheets(summary, across)]
     notes = [formats.footnote(note) for note in accuracy_sheet(summary).notes]
-    rest = filter(None, (claims_sheet(summary), tallies_sheet(summary), failed_sheet(summary)))
+    rest = [claims_sheet(summary), tallies_sheet(summary), failed_sheet(summary), *transfer_sheets(summary)]
     drawn = [formats.rich_table(sheet, width) for sheet in parts] + notes
-    for sheet in rest:
+    for sheet in filter(None, rest):
         drawn += [Text(), formats.rich_table(sheet, width)]
     return Group(*drawn, *map(Text, summary["notes"]))
 

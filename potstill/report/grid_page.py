@@ -33,6 +33,7 @@ def context(run: Path, summary: dict[str, Any]) -> dict[str, Any]:
         "claims": grid_tables.claims_sheet(summary),
         "tallies": grid_tables.tallies_sheet(summary),
         "failed": grid_tables.failed_sheet(summary),
+        "transfer": export.transfer_sheets(summary),
         "pairs": _pairs(run, summary),
         "forests": _forests(summary),
         "seeds": _seeds(summary, methods),

@@ -15,6 +15,7 @@ import vl_convert
 
 from potstill.evaluation import answers, maps
 from potstill.report import figures, formats, grid_page, tables
+from potstill.report.fidelity_table import fidelity_sheet
 from potstill.report.sections import Section, sections
 from potstill.report.toggles import toggled
 
@@ -80,6 +81,7 @@ def render(run: Path) -> str:
             summary=summary,
             colours=figures.colours([row["method"] for row in summary["rows"]], summary["baseline"]),
             sheet=tables.run_sheet(summary),
+            fidelity=fidelity_sheet(summary),
             sentences=tables.sentences(summary),
             charts=[
                 {"key": key, "title": title, "spec": toggled(chart), "picks": "curves" in key}

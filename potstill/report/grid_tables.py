@@ -165,21 +165,24 @@ def tallies_sheet(summary: dict[str, Any]) -> Sheet | None:
 
 def failed_sheet(summary: dict[str, Any]) -> Sheet | None:
     """Cells that did not come to an end, and why; None where all did."""
+    alike: dict[tuple[str, str, str], list[int]] = {}
+    for cell in summary["failed"]:
+        alike.setdefault((cell["method"], cell["pair"], cell["error"]), []).append(cell["seed"])
     rows = [
         Row(
             {
-                "method": Cell(cell["method"]),
-                "pair": Cell(cell["pair"]),
-                "seed": Cell(str(cell["seed"]), cell["seed"]),
-                "error": Cell(cell["error"], tone="error"),
+                "method": Cell(method),
+                "pair": Cell(pair),
+                "seeds": Cell(", ".join(map(str, sorted(seeds))), min(seeds)),
+                "error": Cell(error, tone="error"),
             },
-            cell["method"],
+            method,
         )
-        for cell in summary["failed"]
+        for (method, pair, error), seeds in alike.items()
     ]
     if not rows:
         return None
-    words = (Column("pair", "pair", words=True), Column("seed", "seed"), Column("error", "error", words=True))
+    words = (Column("pair", "pair", words=True), Column("seeds", "seeds"), Column("error", "error", words=True))
     note = Note("These cells are in no mean above; n says how many are.")
     return Sheet("failed", f"{summary['title']}: failed".removeprefix(": "), (METHOD, *words), tuple(rows), (note,))
 

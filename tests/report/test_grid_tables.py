@@ -84,7 +84,7 @@ def test_claims_tallies_and_failures(grid):
     assert any(note.startswith("equivalent: shown to lie within ±0.3 points") for note in claims.notes)
     assert "icd" not in texts(tallies, "wins")
     assert texts(tallies, "wins")["icd+kd"] == "3"
-    assert texts(failed, "seed") == {"crd": "4", "fitnet": "0"}
+    assert texts(failed, "seeds") == {"crd": "4", "fitnet": "0"}
 
 
 def test_notes_are_those_of_what_is_there(grid):

@@ -2,7 +2,7 @@
 
 Protocol: batch 256, SGD with lr 0.1 divided by 10 after epochs 30, 60 and 90, weight decay 1e-4, random resized crops.
 Weights are those of the released codes for ImageNet where there are some: DKD with T = 1, beta = 0.5 and one epoch of
-warm-up, DIST with tau = 1; the others as on CIFAR-100. No published number stands here: we have read none at its source.
+warm-up, DIST with tau = 1; the others as on CIFAR-100. No published number stands here: none was read at its source.
 
     potstill distill recipes/vision/imagenet_r34_r18.py --data.root IMAGENET --teacher.checkpoint resnet34.pth
 

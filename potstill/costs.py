@@ -65,7 +65,7 @@ def measure(engine: Engine, batch: Batch, evaluated: Batch | None, rounds: int) 
     runs: dict[str, Run] = {"step": lambda: engine.train_on(batch)}
     drawn = _endless(engine.loader)
     runs["draw"] = lambda: next(drawn)
-    if "teacher" in engine.sources:
+    if any(not engine.sources[source].trained for source, _ in engine.system.wanted):
         runs["teacher"] = lambda: [_teacher(engine, part) for part in _parts(engine, batch)]
     if evaluated is not None:
         student = engine.evaluated
@@ -124,10 +124,8 @@ def _terms(engine: Engine, batch: Batch) -> Iterator[tuple[str, Run]]:
     system, parts = engine.system, _parts(engine, batch)
     system.train()
     with torch.no_grad():
-        said = [system.listen(part, system.wanted, 0) for part in parts]
-    whole = system.combined(
-        join_outputs([system.combined(s, p, "unit") for s, p in zip(said, parts, strict=True)]), batch, "batch"
-    )
+        said = [system.combined(system.listen(part, system.wanted, 0), part, "unit") for part in parts]
+        whole = system.combined(join_outputs(said), batch, "batch")
     for term in system.wired:
         pieces = [(whole, batch)] if system.related(term) else list(zip(said, parts, strict=True))
         yield term.name, _term(engine, term, pieces, (whole, batch))

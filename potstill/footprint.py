@@ -1,6 +1,6 @@
 """How much memory a step will need, without taking it: the step runs on fake tensors, which have shapes and no values.
 
-Every operation of a real step is dispatched, so what autograd keeps, what the backward pass makes and what a term holds
+Every operation of a step is dispatched, so what autograd keeps, what the backward pass makes and what a term holds
 on the way is counted as it comes and goes. What lies inside one kernel is not dispatched: for convolutions on a CPU,
 where it matters, `kernel_bytes` knows what oneDNN copies. On a GPU cuDNN's workspaces are left out.
 """
@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
 from potstill.engine import Engine
+from potstill.sources import Network
 from potstill.tasks.classify import Classify
-from potstill.types import MAIN, Batch, Outputs, Source, Task, View
+from potstill.types import MAIN, Batch, LiveSource, Outputs, Source, Task, View
 
 aten = torch.ops.aten
 
@@ -85,12 +86,21 @@ def footprint(engine: Engine, batch: Batch, evaluated: View | None = None, data:
         engine.train_on(seen)
         trained, live.peak = live.peak, live.now
         if evaluated is not None:
-            held = _faked(fake, Batch({MAIN: evaluated}))
-            student = engine.evaluated
-            with student.evaluating():
-                student(Classify(), held, MAIN, ()).dense()
+            _evaluate(fake, engine.evaluated, evaluated)
     always = weights + optimizer
     return Footprint(data, weights + average, optimizer, trained - always, live.peak - always)
+
+
+def examination(teacher: Network, evaluated: View, data: int = 0) -> Footprint:
+    """The evaluation of a network that is not trained, on a batch like `evaluated`; it is a throw-away copy."""
+    fake, live = FakeTensorMode(allow_non_fake_inputs=True), Live()
+    _empty(fake, teacher.module)
+    for tensor in (*teacher.module.parameters(), *teacher.module.buffers()):
+        live.hold(tensor)
+    weights = live.now
+    with fake, live:
+        _evaluate(fake, teacher, evaluated)
+    return Footprint(data, weights, 0, 0, live.peak - weights)
 
 
 class Live(TorchDispatchMode):
@@ -173,10 +183,16 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
+def _evaluate(fake: FakeTensorMode, source: LiveSource, view: View) -> None:
+    batch = _faked(fake, Batch({MAIN: view}))
+    with source.evaluating():
+        source(Classify(), batch, MAIN, ()).dense()
+
+
 def _empty(fake: FakeTensorMode, module: nn.Module) -> None:
     """Replace parameters and buffers by fake ones; what is shared stays shared."""
     for inner in module.modules():
-        for tensors in (inner._parameters, inner._buffers):
+        for tensors in cast(list[dict[str, Any]], [inner._parameters, inner._buffers]):
             for name, value in tensors.items():
                 if value is not None and not isinstance(value, FakeTensor):
                     tensors[name] = fake.from_tensor(value)

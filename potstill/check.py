@@ -123,7 +123,7 @@ def _looked_at(
     fits = max(foot.peak for foot in (*feet, looked)) - _resident(setting) <= free
     choice: Choice | None = None
     if fits and precision is None and asked != "float64":
-        choice = setting.measure(methods, options.seed)
+        choice = setting.measure(methods, options.seed, rounds)
         if asked == "auto" and choice.precision != first_guess:
             trials = _trials(setting, methods, options.seed, choice.precision)
             feet = [trial.footprint() for trial in trials]

@@ -148,7 +148,7 @@ def test_a_grid(shell, tmp_path):
     ("words", "message"),
     [
         (("--rounds", "0"), "--rounds must be at least 1"),
-        (("--method", "idc"), "did you mean 'icd'"),
+        (("--method", "idc"), "unknown objective 'idc'"),
         (("--precison", "bf16"), "did you mean '--precision'"),
         (("--precision", "bf8"), "unknown precision 'bf8'"),
     ],

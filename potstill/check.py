@@ -22,7 +22,7 @@ from potstill.cell import assemble
 from potstill.compare import checked, opened
 from potstill.comparison import Options
 from potstill.costs import macs, measure
-from potstill.data import batches, first
+from potstill.data import Images, first
 from potstill.engine import Engine
 from potstill.footprint import Footprint, examination, footprint
 from potstill.methods import LONE_STUDENT, Method, parse
@@ -47,6 +47,10 @@ class Trial:
     fit: Fit
     teacher: Source | None
     """What the method learns from; None where it is the teacher itself that is trained."""
+    batch: Batch
+    """One of its training batches."""
+    held: Batch
+    """One of its evaluation batches."""
 
     @property
     def label(self) -> str:
@@ -80,9 +84,8 @@ class Trial:
     def footprint(self, micro_batch: int | None = None) -> Footprint:
         """What it needs at its peak; with `micro_batch` rows at once where that is given."""
         trial = self if micro_batch is None else replace(self, fit=replace(self.fit, micro_batch=micro_batch))
-        engine = trial.engine()
-        rows = None if self.stage.name else _held(self.setting).main
-        return footprint(engine, _drawn(engine), rows, _resident(self.setting))
+        rows = None if self.stage.name else self.held.main
+        return footprint(trial.engine(), self.batch, rows, _resident(self.setting))
 
 
 def check(
@@ -168,9 +171,15 @@ def _trials(setting: Setting, methods: list[Method], seed: int, precision: Preci
     recipe = setting.recipe
     guide = setting.cached or setting.teacher(setting.network(recipe.teacher, "teacher", seed), precision)
 
+    held = _held(setting)
+    drawn: dict[int, Batch] = {}
+
     def of(method: Method, spec: Network, fit: Fit, teacher: Source | None) -> Iterator[Trial]:
+        if fit.batch_size not in drawn:
+            drawn[fit.batch_size] = next(iter(setting.examples(fit, seed).loader.epoch(0)))
+        batch = drawn[fit.batch_size]
         for stage in method.stages:
-            yield Trial(setting, seed, precision, method, stage, spec, stage.fit(fit), teacher)
+            yield Trial(setting, seed, precision, method, stage, spec, stage.fit(fit), teacher, batch, held)
 
     found = []
     if not setting.recipe.teacher.taught:
@@ -193,22 +202,22 @@ def _row(trial: Trial, foot: Footprint, rounds: int) -> dict[str, Any]:
         "measured_mib": None,
         "taps": list(engine.system.wanted.get(("teacher", MAIN), ())),
     }
-    names = ("step_ms", "student_ms", "teacher_ms", "terms_ms", "draw_ms", "evaluation_ms", "wait_share")
+    names = ("step_ms", "student_ms", "teacher_ms", "terms_ms", "wait_ms", "evaluation_ms", "wait_share")
     row |= dict.fromkeys((*names, "steps_per_second", "eta_seconds"))
     if not rounds:
         return row
-    device, rows = trial.setting.device, None if trial.stage.name else _held(trial.setting)
+    device = trial.setting.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    costs = measure(engine, _drawn(engine), rows, rounds)
+    costs = measure(engine, trial.batch, None if trial.stage.name else trial.held, rounds)
     if device.type == "cuda":
         row["measured_mib"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    whole = costs.step + costs.draw
+    whole = costs.step + costs.wait
     return row | {
-        **{f"{name}_ms": round(1000 * getattr(costs, name), 3) for name in ("step", "student", "teacher", "draw")},
+        **{f"{name}_ms": round(1000 * getattr(costs, name), 3) for name in ("step", "student", "teacher", "wait")},
         "evaluation_ms": round(1000 * costs.evaluation, 3),
         "terms_ms": {name: round(1000 * seconds, 3) for name, seconds in costs.terms.items()},
-        "wait_share": round(costs.draw / whole, 4),
+        "wait_share": round(costs.wait / whole, 4),
         "steps_per_second": round(1 / whole, 3),
         "eta_seconds": round(engine.total * whole + _evaluations(trial) * costs.evaluation, 3),
     }
@@ -251,17 +260,14 @@ def _examination(setting: Setting, seed: int, precision: Precision) -> Footprint
     return examination(teacher, _held(setting).main, _resident(setting))
 
 
-def _drawn(engine: Engine) -> Batch:
-    return next(iter(engine.loader.epoch(0)))
-
-
 def _held(setting: Setting) -> Batch:
-    return next(iter(batches(setting.valid, EVALUATION_BATCH, setting.device)))
+    return first(setting.valid, EVALUATION_BATCH, setting.device)
 
 
 def _resident(setting: Setting) -> int:
-    """Bytes that lie on the device throughout: images, labels, and a cache's answers for one view."""
-    tensors = [t for images in (setting.train, setting.valid) for t in (images.images, images.labels)]
+    """Bytes that lie on the device throughout: labels, images that are not decoded on the way, and a cache's answers for one view."""
+    splits = (setting.train, setting.valid)
+    tensors = [split.labels for split in splits] + [split.images for split in splits if isinstance(split, Images)]
     return sum(t.numel() * t.element_size() for t in tensors) + (_answers(setting.cached) if setting.cached else 0)
 
 

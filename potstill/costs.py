@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from potstill.batch import Outputs, Progress
+from potstill.data import Streamed
 from potstill.engine import Engine
 from potstill.loop import Loader
 from potstill.ranks import join_outputs
@@ -38,8 +39,8 @@ def macs(source: Network, batch: Batch) -> int:
 
 @dataclass(frozen=True)
 class Costs:
-    """Median seconds: of a whole step, of the teacher's answers and of every term in it; of drawing a batch; and of one
-    evaluation of the validation batch that was given.
+    """Median seconds: of a whole step, of the teacher's answers and of every term in it; of waiting for a batch; and of
+    one evaluation of the validation batch that was given.
 
     A term's are those of its formula, forward and back to what it reads, and of its memory's update; what carries the
     gradient on through the student belongs to the student, which has the rest of the step.
@@ -48,7 +49,7 @@ class Costs:
     step: float
     teacher: float
     terms: Mapping[str, float]
-    draw: float
+    wait: float
     evaluation: float
 
     @property
@@ -63,8 +64,9 @@ def measure(engine: Engine, batch: Batch, evaluated: Batch | None, rounds: int) 
     """
     engine.begin()
     runs: dict[str, Run] = {"step": lambda: engine.train_on(batch)}
-    drawn = _endless(engine.loader)
-    runs["draw"] = lambda: next(drawn)
+    drawn, ahead = _endless(engine.loader), isinstance(engine.loader, Streamed)
+    if not ahead:
+        runs["draw"] = lambda: next(drawn)
     if any(not engine.sources[source].trained for source, _ in engine.system.wanted):
         runs["teacher"] = lambda: [_teacher(engine, part) for part in _parts(engine, batch)]
     if evaluated is not None:
@@ -72,11 +74,15 @@ def measure(engine: Engine, batch: Batch, evaluated: Batch | None, rounds: int) 
         runs["evaluation"] = lambda: Classify().evaluate(student, [evaluated])
     terms = dict(_terms(engine, batch))
     times = _interleaved(runs | {f"term {name}": run for name, run in terms.items()}, rounds, engine.device)
+    if ahead:  # one after the other: between other work they would all lie ready
+        times |= _interleaved({"draw": lambda: next(drawn)}, rounds, engine.device)
+    drawn.close()
     return Costs(
         step=times["step"],
         teacher=times.get("teacher", 0.0),
         terms={name: times[f"term {name}"] for name in terms},
-        draw=times["draw"],
+        # Worker processes decode while a step runs: only what they are slower by is waited for.
+        wait=max(0.0, times["draw"] - times["step"]) if ahead else times["draw"],
         evaluation=times.get("evaluation", 0.0),
     )
 
@@ -100,7 +106,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _endless(loader: Loader) -> Iterator[Batch]:
+def _endless(loader: Loader) -> Generator[Batch]:
     epoch = 0
     while True:
         yield from loader.epoch(epoch)

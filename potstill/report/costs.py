@@ -53,7 +53,7 @@ def _costs(label: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     peak = f"{row['memory_mib']['peak']:,.1f}"
     if row["step_ms"] is None:
         return label, f"{row['steps']:,}", *[NOTHING] * 6, peak, NOTHING
-    whole = row["step_ms"] + row["draw_ms"]
+    whole = row["step_ms"] + row["wait_ms"]
 
     def share(milliseconds: float) -> str:
         return f"{100 * milliseconds / whole:.0f} %"
@@ -65,7 +65,7 @@ def _costs(label: str, row: Mapping[str, Any]) -> tuple[str, ...]:
         share(row["student_ms"]),
         share(row["teacher_ms"]) if row["teacher_ms"] else NOTHING,
         ", ".join(f"{name} {share(value)}" for name, value in row["terms_ms"].items()),
-        share(row["draw_ms"]),
+        share(row["wait_ms"]),
         f"{row['steps_per_second']:,.1f}",
         peak,
         spanned(row["eta_seconds"]),

@@ -126,6 +126,18 @@ def test_what_does_not_fit_is_not_run(check, monkeypatch):
     assert smaller["peak_mib"] < said["available_mib"]
 
 
+def test_a_cached_teacher(check, shell, trained):
+    taught = ("--method", "icd", "--teacher", "resnet20", "--teacher.checkpoint", trained("resnet20"))
+    live = check(*taught)
+    assert shell("cache", "small.py", *taught, "--out", "c", "--quiet")[0] == 0
+    cached = check(*taught, "--teacher.cache", "c")
+    (before,), (after,) = live["methods"], cached["methods"]
+    assert after["memory_mib"]["weights"] < before["memory_mib"]["weights"]
+    assert after["memory_mib"]["data"] > before["memory_mib"]["data"]  # a view's answers
+    assert after["teacher_ms"] < before["teacher_ms"]
+    assert not any("potstill cache" in text for text in cached["suggestions"])
+
+
 def test_a_grid(shell, tmp_path):
     lines = (tmp_path / "small.py").read_text().replace("def recipe(smoke=False):", "def pair(student):")
     pairs = '{"to 8": pair(Network("small_cnn")), "to 4": pair(Network("small_cnn", width=4))}'

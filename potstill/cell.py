@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from potstill.data.preprocess import Preprocess
-from potstill.engine import Engine, Loader, Result
+from potstill.engine import Engine
 from potstill.hashing import hash_int
+from potstill.loop import Loader, Result
 from potstill.methods import Method
 from potstill.precision import Choice, Precision, choose
 from potstill.recipe import Fit

@@ -64,19 +64,21 @@ class Training(Protocol):
     def save(self) -> None: ...
 
 
-Failures = dict[Training, Exception]
-"""Errors by the training that they ended."""
+Failures = dict[Any, Exception]
+"""Errors by what they ended."""
 
 Step = Callable[[Sequence[Any], Batch], Failures]
 """How one loader batch is taken by those whose turn it is."""
 
 
-def each(some: Iterable[Training], act: Callable[[Training], object]) -> Failures:
-    """Do it for all; an error ends nobody else's."""
+def each(some: Iterable[Any], act: Callable[[Any], object]) -> Failures:
+    """Do it for all; an error ends nobody else's, `Interrupted` everybody's."""
     failed: Failures = {}
     for one in some:
         try:
             act(one)
+        except Interrupted:
+            raise
         except Exception as error:
             failed[one] = error
     return failed
@@ -87,7 +89,7 @@ def in_turn(some: Sequence[Training], batch: Batch) -> Failures:
     return each(some, lambda one: one.train_on(batch))
 
 
-def drive(some: Sequence[Any], resume: bool = False, step: Step = in_turn) -> Failures:
+def drive(some: Sequence[Training], resume: bool = False, step: Step = in_turn) -> Failures:
     """Train all of them to the end on one loader, side by side: every batch is made once.
 
     One that fails is left out from then on, and is in the result. Each has its own checkpoints; a resumed one that had

@@ -68,7 +68,11 @@ def footnotes(summary: dict[str, Any], shown: Sequence[str] | None = None) -> li
         notes["agreement"] = "agrees: share of test items where student and teacher give the same answer."
     if free := [row["method"] for row in others if row.get("teacher_free")]:
         notes["method"] = f"Trained without the teacher: {', '.join(free)}."
-    always = {"method", "top1", "difference"}
+    if summary.get("order") == "shared":
+        notes["order"] = "All students saw the same batches: seeds differ in initial weights and random draws, not "
+        notes["order"] += "in the order and augmentation of the data, and std leaves that out. seconds: a student's "
+        notes["order"] += "share of the time of those that trained side by side."
+    always = {"method", "top1", "difference", "order"}
     return [note for key, note in notes.items() if key in always or key in shown]
 
 

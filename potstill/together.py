@@ -1,0 +1,58 @@
+"""Many students for one teacher: engines that train side by side on the same batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from potstill.engine import Engine
+from potstill.loop import Failures, Step, drive, in_turn
+from potstill.sources import Heard
+from potstill.types import Batch
+
+MOST = 8
+"""Students in a group: the teacher's share of a student's cost is an eighth then, and memory holds them all at once."""
+T = TypeVar("T")
+
+
+def groups(students: Sequence[T], most: int = MOST) -> list[list[T]]:
+    """As few groups as there must be, nearly equal.
+
+    >>> groups(range(10), 4)
+    [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
+    """
+    count = -(-len(students) // most)
+    edges = [len(students) * number // count for number in range(count + 1)] if count else [0]
+    return [list(students[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def side_by_side(
+    engines: Sequence[Engine], heard: Heard | None = None, resume: bool = False, step: Step = in_turn
+) -> Failures:
+    """Train them all to the end; returns the errors of those that failed, by engine.
+
+    They have one loader, so that a batch is made once, and `heard` as the source that several of them listen to, so
+    that it is run once a batch. Everything else is each engine's own; with `step` left out, each comes to the very bits
+    that it would have come to by itself on that loader. Any of them may be resumed from a position of its own.
+
+    Raises:
+        Interrupted: Ctrl-C; all are saved.
+        ValueError: engines of unequal loaders.
+    """
+    if not engines:
+        return {}
+    if any(engine.loader is not engines[0].loader for engine in engines):
+        raise ValueError("engines that train side by side have one loader; assemble them from the same Examples")
+    if heard is None:
+        return drive(engines, resume, step)
+    for engine in engines:
+        for (name, view), taps in engine.system.wanted.items():
+            source = engine.system.sources[name]
+            if getattr(source, "source", source) is heard:
+                heard.expect(view, taps)
+
+    def taken(some: Sequence[Engine], batch: Batch) -> Failures:
+        heard.forget()
+        return step(some, batch)
+
+    return drive(engines, resume, taken)

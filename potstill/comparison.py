@@ -7,8 +7,7 @@ finished and never run again.
 
 from __future__ import annotations
 
-import base64
-import io
+import copy
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,25 +18,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from potstill import checkpoint, registry, runs
-from potstill.cell import Examples, final_evaluation, prepared
+from potstill.cell import Examples, assemble, final_evaluation, prepared
 from potstill.console import Talk
-from potstill.data import Images, Preprocess
+from potstill.data import Preprocess
 from potstill.engine import Engine
 from potstill.evaluation.summary import Cell, summarise
-from potstill.loop import each
+from potstill.loop import Step, each, in_turn
 from potstill.methods import Method, parse
 from potstill.models import load_weights
 from potstill.precision import Precision
 from potstill.ranks import rank, wait
 from potstill.recipe import Fit, Network
 from potstill.registry import RESULT
+from potstill.report.mistakes import mistakes
 from potstill.report.page import write_report
 from potstill.setting import Setting
 from potstill.sources import Heard
+from potstill.stacked import Stacked, settle, stacks
 from potstill.student import CARD, WEIGHTS, adaptation, save_student
 from potstill.tasks.classify import Classify, Evaluation
 from potstill.teachers import examine
@@ -45,9 +45,10 @@ from potstill.together import side_by_side
 from potstill.types import Progress, Source
 from potstill.usage import Peak
 
-SHOWN = 24
-"""Images in the report where the teacher is right and the student wrong, per method."""
-
+STUDENTS = "students.json"
+"""Whether students that train side by side are stacked, and what was measured."""
+MEASURED = 4
+"""Students that are measured for that."""
 Begin = Callable[[str, int], Callable[[Progress], None]]
 
 
@@ -172,11 +173,38 @@ class Comparison:
 
         failed = each(new, prepare)
         ready = {trainee.engine: trainee for trainee in new if trainee not in failed}
-        ended = side_by_side(list(ready), heard, self.options.resume)
+        ended = side_by_side(list(ready), heard, self.options.resume, self._step(ready, examples, heard))
         failed |= {ready[engine]: error for engine, error in ended.items()}
         trained = [trainee for trainee in ready.values() if trainee not in failed]
         failed |= each(trained, lambda trainee: self._finish(trainee, peak.mib() if alone else None))
         return [failed.get(trainee) or trainee.cell() for trainee in trainees]
+
+    def _step(self, ready: dict[Engine, Trainee], examples: Callable[[Fit], Examples], heard: Source | None) -> Step:
+        """In turn, or stacked where that was measured to pay."""
+        alike = stacks(list(ready))
+        if not alike:
+            return in_turn
+        some, shared = [ready[engine] for engine in alike[0][:MEASURED]], examples(self.setting.recipe.fit)
+
+        def build() -> list[Engine]:
+            return [
+                assemble(
+                    copy.deepcopy(trainee.module),
+                    heard if trainee.method.needs_teacher else None,
+                    trainee.method.terms,
+                    shared,
+                    trainee.fit,
+                    control=trainee.method.control,
+                    preprocess=self.setting.preprocess(trainee.spec, trainee.method),
+                    precision=self.precision,
+                )
+                for trainee in some
+            ]
+
+        batch = next(iter(shared.loader.epoch(0)))
+        choice = settle(self.options.out / STUDENTS, build, batch, self.options.device)
+        self.options.talk.say(f"students: {choice['why']}")
+        return Stacked(list(ready)) if choice["stacked"] else in_turn
 
     def folder(self, method: Method, seed: int) -> Path:
         """Of a cell."""
@@ -264,18 +292,3 @@ class Comparison:
             write_report(out)
         wait()
         return summary
-
-
-def mistakes(valid: Images, student: Tensor, teacher: Tensor) -> list[dict[str, Any]]:
-    """The first validation images where the teacher is right and the student wrong, as PNG."""
-    wrong = (teacher == valid.labels) & (student != valid.labels)
-    items = []
-    for index in wrong.nonzero().flatten()[:SHOWN].tolist():
-        pixels = valid.images[index].cpu()
-        image = Image.fromarray((pixels[0] if valid.channels == 1 else pixels.permute(1, 2, 0)).numpy())
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        names = {"label": valid.labels[index], "teacher": teacher[index], "student": student[index]}
-        named = {role: valid.classes[int(number)] for role, number in names.items()}
-        items.append({"png": base64.b64encode(buffer.getvalue()).decode(), **named, "index": index})
-    return items

@@ -7,8 +7,10 @@ so numbers differ from those of separate runs in the last bits: after one step i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from potstill import checkpoint, registry
 from potstill.engine import Engine
 from potstill.loop import Failures, each, in_turn
 from potstill.ranks import world_size
@@ -29,7 +32,7 @@ RANDOM = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
 
 
 def stacks(engines: Sequence[Engine]) -> list[list[Engine]]:
-    """Those whose students can be stacked, in groups of at least two: one architecture, the same taps, no dropout."""
+    """Those whose students can be stacked, in groups of at least two: one architecture without dropout."""
     found: dict[Hashable, list[Engine]] = {}
     for engine in engines:
         found.setdefault(_kind(engine), []).append(engine)
@@ -45,8 +48,7 @@ def _kind(engine: Engine) -> Hashable:
         return id(engine)
     module = networks["student"]
     shapes = tuple((name, value.shape, value.dtype) for name, value in module.state_dict().items())
-    wanted = tuple(item for item in engine.system.wanted.items() if item[0][0] == "student")
-    return repr(module), shapes, wanted, source.preprocess, source.precision
+    return repr(module), shapes, source.preprocess, source.precision
 
 
 class Stacked:
@@ -100,7 +102,7 @@ class _Slot:
         if self.at is None or not torch.is_grad_enabled():  # what objectives are primed with
             return self.source(task, batch, view, taps)
         together, number = self.at
-        return together.answer(number, task, batch, view, taps)
+        return together.answer(number, task, batch, view)
 
 
 @dataclass
@@ -123,19 +125,18 @@ class _Together:
         self.modules = [engine.system.networks["student"] for engine in engines]
         self.said: dict[str, tuple[Any, _Said, dict[str, _Said]]] = {}
 
-    def answer(self, number: int, task: Task, batch: Batch, view: str, taps: Sequence[str]) -> Outputs:
+    def answer(self, number: int, task: Task, batch: Batch, view: str) -> Outputs:
         place = memory_of(batch.views[view].input)
         if view not in self.said:
-            self.said[view] = place, *self._run(number, task, batch, view, tuple(taps))
+            self.said[view] = place, *self._run(number, task, batch, view)
         expected, output, tapped = self.said[view]
         if place != expected:
             raise ValueError("stacked students see the same inputs, and the task prepares others for each")
         return Outputs(output.leaves[number], {name: said.leaves[number] for name, said in tapped.items()})
 
-    def _run(
-        self, number: int, task: Task, batch: Batch, view: str, taps: tuple[str, ...]
-    ) -> tuple[_Said, dict[str, _Said]]:
-        asked = _Asked(self.engines[number].sources["student"], taps)
+    def _run(self, number: int, task: Task, batch: Batch, view: str) -> tuple[_Said, dict[str, _Said]]:
+        taps = [tap for engine in self.engines for tap in engine.system.wanted.get(("student", view), ())]
+        asked = _Asked(self.engines[number].sources["student"], tuple(dict.fromkeys(taps)))
         parameters = _stack([dict(module.named_parameters()) for module in self.modules])
         buffers = _stack([dict(module.named_buffers()) for module in self.modules])
 
@@ -184,6 +185,15 @@ class _Asked(nn.Module):
 def _stack(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Under the names that `_Asked` has for them. Gradients flow back into each."""
     return {PREFIX + name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+
+def settle(record: Path, build: Callable[[], list[Engine]], batch: Batch, device: torch.device) -> dict[str, Any]:
+    """As `choose` says; measured once and kept in `record`, so that a resumed run goes on in the same way."""
+    with registry.locked(record):
+        if not record.exists():
+            with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+                checkpoint.write_json(record, choose(build, batch))
+    return json.loads(record.read_text())
 
 
 def choose(build: Callable[[], list[Engine]], batch: Batch) -> dict[str, Any]:

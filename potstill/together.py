@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from potstill.engine import Engine
 from potstill.loop import Failures, Step, drive, in_turn
-from potstill.sources import Heard
+from potstill.sources import Heard, Shuffled
 from potstill.types import Batch
 
 MOST = 8
@@ -48,7 +48,7 @@ def side_by_side(
     for engine in engines:
         for (name, view), taps in engine.system.wanted.items():
             source = engine.system.sources[name]
-            if getattr(source, "source", source) is heard:
+            if source is heard or (isinstance(source, Shuffled) and source.source is heard):
                 heard.expect(view, taps)
 
     def taken(some: Sequence[Engine], batch: Batch) -> Failures:

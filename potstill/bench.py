@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from potstill.fanout import Workers
 from potstill.grid import Grid, Job
 from potstill.job import Plan, finished, work
 from potstill.methods import LONE_STUDENT, parse
+from potstill.transfer import read_transfer, transfer
+from potstill.transfer.run import Options as Probing
 
 GRID = "grid.json"
 BASELINES = (LONE_STUDENT, "kd")
@@ -72,8 +75,29 @@ def run(grid: Grid, plan: Plan, workers: Workers, talk: Talk, *, only_teachers: 
     jobs = [job for job in _all(grid, plan.seed) if not only_teachers or job.kind in ("precision", "teacher")]
     outcome = drive(jobs, grid, plan, workers, talk)
     if not only_teachers:
-        checkpoint.write_json(plan.out / runs.SUMMARY, summary(grid, plan, outcome))
+        written(grid, plan, outcome)
     return outcome
+
+
+def written(grid: Grid, plan: Plan, outcome: Outcome) -> None:
+    """The grid's summary, its tables and its report."""
+    checkpoint.write_json(plan.out / runs.SUMMARY, summary(grid, plan, outcome))
+
+
+def probe(grid: Grid, plan: Plan, device: str, root: Path | None, talk: Talk) -> dict[Job, str]:
+    """Linear probes of all networks of the grid; returns what is wrong with those that failed.
+
+    `root` holds the data of the probes in folders of their names.
+    """
+    failed = {}
+    for data, protocol in grid.transfer:
+        where = data if root is None else replace(data, root=root / data.name)
+        try:
+            transfer(plan.out, where, protocol, Probing(device=torch.device(device), talk=talk, seed=plan.seed))
+        except ValueError as error:
+            failed[Job(next(iter(grid.pairs)), "transfer", seed=len(failed))] = f"{data.name}, {protocol.arm}: {error}"
+            talk.warn(f"transfer to {data.name} ({protocol.arm}) failed: {error}")
+    return failed
 
 
 def _all(grid: Grid, seed: int) -> Iterator[Job]:
@@ -195,5 +219,6 @@ def summary(grid: Grid, plan: Plan, outcome: Outcome) -> dict[str, Any]:
             {"pair": job.pair, "method": job.name, "seed": job.seed, "error": text}
             for job, text in outcome.failed.items()
         ],
+        "transfer": read_transfer(plan.out),
         "notes": list(grid.notes),
     }

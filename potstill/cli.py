@@ -30,9 +30,10 @@ commands:
   bench GRID [--jobs N]                 pairs x methods x seeds: one table, from a grid that can be stopped and gone on
   train RECIPE|GRID                     only the teachers, into the folder where bench finds them
   cache [RECIPE] --out DIR              write what the teacher says, to teach from with --teacher.cache DIR
+  transfer RUN --data NAME|FOLDER       linear probes of a run's networks on other data, two arms
   list {methods,models,data,recipes}    what there is
   list methods --for TEACHER STUDENT    which methods two networks allow, and what they add
-  report RUN                            write report.html of a run folder again
+  report RUN [--figures DIR]            write report.html of a run folder again; its figures as PNG and SVG
 
 Try it now:      potstill distill                      (handwritten digits, about a minute on a laptop)
 Your own data:   potstill distill --data.root ./photos --student resnet8 --teacher resnet20
@@ -92,14 +93,6 @@ class ListWhat:
     """Print JSON."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """Write report.html of a run folder again, from its files alone."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run folder."""
-
-
 ANSWER = ("dataset", "teacher", "rows", "run")
 """What --json prints of the summary; summary.json has all of it."""
 WIDE = 160
@@ -109,7 +102,9 @@ WIDE = 160
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 1 for an error, 2 for a wrong call, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {name: globals()[f"_{name}"] for name in ("distill", "bench", "train", "cache", "list", "report")}
+    commands = {
+        name: globals()[f"_{name}"] for name in ("distill", "bench", "train", "cache", "transfer", "list", "report")
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return 0 if arguments else 2
@@ -240,6 +235,12 @@ def _cache(arguments: list[str]) -> int:
     return run(arguments)
 
 
+def _transfer(arguments: list[str]) -> int:
+    from potstill.commands.transfer import run
+
+    return run(arguments)
+
+
 def _bench(arguments: list[str]) -> int:
     from potstill.commands.bench import run
 
@@ -253,8 +254,6 @@ def _train(arguments: list[str]) -> int:
 
 
 def _report(arguments: list[str]) -> int:
-    from potstill.report.page import write_report
+    from potstill.commands.report import run
 
-    given = tyro.cli(Report, args=arguments, prog="potstill report")
-    sys.stdout.write(f"{write_report(given.run)}\n")
-    return 0
+    return run(arguments)

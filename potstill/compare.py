@@ -79,6 +79,7 @@ def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[
         comparison = Comparison(setting, options, methods, precision, begin)
         comparison.learn_teacher()
         done = _trained(comparison, cells)
+    talk.say(runs.waiting(options.out))
     return comparison.finish(done, {"choice": precision.name, "why": why})
 
 

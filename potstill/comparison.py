@@ -29,6 +29,7 @@ from potstill.evaluation.summary import Cell, summarise
 from potstill.loop import Step, each, in_turn
 from potstill.methods import Method, parse
 from potstill.models import load_weights
+from potstill.outputs import collect
 from potstill.precision import Precision
 from potstill.ranks import rank, wait
 from potstill.recipe import Fit, Network
@@ -289,6 +290,7 @@ class Comparison:
             for name in (WEIGHTS, CARD):
                 checkpoint.write_beside(out / name, lambda path, name=name: shutil.copyfile(headline / name, path))
             checkpoint.write_json(out / runs.SUMMARY, summary)
+            collect(out, self.setting, self.teacher, cells, self.options.seed, self.precision, self.options.talk)
             write_report(out)
         wait()
         return summary

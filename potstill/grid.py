@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from potstill.data import Data
 from potstill.errors import did_you_mean
 from potstill.methods import parse
 from potstill.recipe import Recipe
+from potstill.transfer.protocol import Protocol
 
 PAIRS = "pairs"
 
@@ -20,7 +22,7 @@ class Job:
     """One piece of a grid: a pair's teacher, one student of it, its table; or the precision that all compute in."""
 
     pair: str
-    kind: Literal["precision", "teacher", "cell", "summary"]
+    kind: Literal["precision", "teacher", "cell", "summary", "transfer"]
     method: str = ""
     seed: int = 0
 
@@ -52,6 +54,8 @@ class Grid:
     reference: str = "icd"
     notes: tuple[str, ...] = ()
     """Sentences that belong under its table."""
+    transfer: tuple[tuple[Data, Protocol], ...] = ()
+    """Linear probes of all its networks, when they are trained: on which data, and how."""
 
     def __post_init__(self) -> None:
         if not self.pairs:

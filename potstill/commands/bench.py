@@ -47,6 +47,8 @@ class Options:
     images. The test images are read once, at the end."""
     teachers: Path | None = None
     """Where trained teachers are kept and shared between grids; Potstill's cache folder when left out."""
+    probe_root: Path | None = None
+    """Where the data of the grid's linear probes lies, a folder for each by its name; from the hub when left out."""
     resume: Annotated[bool, Off] = False
     """Nothing more than without: a grid always goes on."""
     smoke: Annotated[bool, Off] = False
@@ -90,7 +92,13 @@ def run(arguments: list[str]) -> int:
 
     def go() -> bench.Outcome:
         whole = grid if given.options.tune is None else tuned(grid, given.options.tune, plan, workers, talk)
-        return bench.run(whole, plan, workers, talk)
+        found = bench.run(whole, plan, workers, talk)
+        if grid.transfer:
+            workers.close()
+            device = str(start(given.options.device))
+            found.failed |= bench.probe(whole, plan, device, given.options.probe_root, talk)
+            bench.written(whole, plan, found)
+        return found
 
     outcome = _driven(go, workers)
     if outcome is None:

@@ -125,13 +125,13 @@ def _curves(
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False)
     letters = min(max(len(name) for name in names), 24)
     legend = alt.Legend(
-        **{"orient": "top", "columns": _per(60 + 7 * letters), "title": None, "labelLimit": 175},
+        **{"orient": "top", "columns": per(60 + 7 * letters), "title": None, "labelLimit": 175},
         **{"symbolType": "stroke", "symbolSize": 300, "symbolOpacity": 1, "symbolStrokeWidth": 2.5},
     )
     x = alt.X(
         "epoch:Q",
         title="epoch",
-        axis=alt.Axis(tickMinStep=1, tickCount=_per(70), format="d", grid=False),
+        axis=alt.Axis(tickMinStep=1, tickCount=per(70), format="d", grid=False),
         scale=alt.Scale(nice=False),
     )
     y = alt.Y("value:Q", title=title, scale=scale)
@@ -144,7 +144,7 @@ def _curves(
     near = alt.selection_point(
         name="near", fields=["line", "epoch"], on="pointerover", clear="pointerout", nearest=True, empty=False
     )
-    base: Any = alt.Chart(_csv(means)).encode(x=x, y=y, color=colour)
+    base: Any = alt.Chart(as_csv(means)).encode(x=x, y=y, color=colour)
     mean = base.mark_line(strokeWidth=2.5).encode(
         strokeDash=dash, opacity=alt.when(pick).then(alt.value(1)).otherwise(alt.value(0.06))
     )
@@ -153,10 +153,10 @@ def _curves(
         # toString, because Vega-Lite 6 reads plain names from the wrong place where the nearest point is picked
         alt.Tooltip("line:N", title="name", formatType="toString", format="as is"),
         alt.Tooltip("epoch:Q"),
-        _tip("value", "mean" if many else title, digits),
+        tip("value", "mean" if many else title, digits),
     ]
     if many:
-        tips += [_tip("low", "lowest seed", digits), _tip("high", "highest seed", digits)]
+        tips += [tip("low", "lowest seed", digits), tip("high", "highest seed", digits)]
         tips.append(alt.Tooltip("n:Q", title="seeds"))
     rest = 0.9 if epochs <= 12 else 0.0
     points = base.mark_circle(size=45).encode(
@@ -165,12 +165,12 @@ def _curves(
     )
     layers: list[Chart] = [mean.add_params(pick), points.add_params(near)]
     if many:
-        seeds: Any = alt.Chart(_csv(found)).mark_line(strokeWidth=1)
+        seeds: Any = alt.Chart(as_csv(found)).mark_line(strokeWidth=1)
         faint = alt.when(pick).then(alt.value(0.22)).otherwise(alt.value(0.02))
         layers.insert(0, seeds.encode(x=x, y=y, color=colour, detail="seed:N", opacity=faint))
     if rule is not None:
         layers += _teacher_rule("y", rule)
-    return _finish(alt.layer(*layers), height)
+    return finish(alt.layer(*layers), height)
 
 
 def _dots(summary: dict[str, Any], key: str, title: str, teacher: float | None) -> Chart | None:
@@ -195,21 +195,21 @@ def _dots(summary: dict[str, Any], key: str, title: str, teacher: float | None) 
     means: Any = alt.Chart(alt.InlineData(values=spreads))
     tips = [
         alt.Tooltip("method:N"),
-        _tip("mean", "mean"),
-        _tip("std", "std"),
+        tip("mean", "mean"),
+        tip("std", "std"),
         alt.Tooltip("n:Q", title="seeds"),
     ]
-    axis = alt.Axis(tickCount=_per(80))
+    axis = alt.Axis(tickCount=per(80))
     x = alt.X("low:Q", title=title, axis=axis, scale=alt.Scale(zero=False, padding=12))
     seeds: Any = alt.Chart(alt.InlineData(values=points)).mark_circle(size=60, opacity=0.45)
     layers: list[Chart] = [
         means.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q", y=y, color=colour),
-        seeds.encode(x="value:Q", y=y, color=colour, tooltip=["method:N", "seed:N", _tip("value", title)]),
+        seeds.encode(x="value:Q", y=y, color=colour, tooltip=["method:N", "seed:N", tip("value", title)]),
         means.mark_tick(thickness=3, size=18).encode(x="mean:Q", y=y, color=colour, tooltip=tips),
     ]
     if teacher is not None:
         layers += _teacher_rule("x", teacher)
-    return _finish(alt.layer(*layers), 34 * len(drawn) + 20)
+    return finish(alt.layer(*layers), 34 * len(drawn) + 20)
 
 
 def _teacher_rule(axis: str, value: float) -> list[Chart]:
@@ -222,7 +222,7 @@ def _teacher_rule(axis: str, value: float) -> list[Chart]:
     return [layer.encode(y="teacher:Q") for layer in (rule.encode(tooltip="name:N"), text.encode(text="name:N"))]
 
 
-def _tip(field: str, title: str, digits: str = ".2f") -> alt.Tooltip:
+def tip(field: str, title: str, digits: str = ".2f") -> alt.Tooltip:
     return alt.Tooltip(f"{field}:Q", title=title, format=digits)
 
 
@@ -236,13 +236,13 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _per(pixels: int) -> alt.ExprRef:
+def per(pixels: int) -> alt.ExprRef:
     """As many as fit the width that the reader has, at so many pixels each."""
     # the container's width and not the chart's, which a legend of other height would change in turn
     return alt.ExprRef(expr=f"max(1, floor((containerSize()[0] || width) / {pixels}))")
 
 
-def _csv(records: list[Record]) -> alt.InlineData:
+def as_csv(records: list[Record]) -> alt.InlineData:
     """Records as text: Altair copies and validates lists row by row, which takes seconds for long runs."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
@@ -267,7 +267,8 @@ def _means(found: list[Record]) -> list[Record]:
     ]
 
 
-def _finish(chart: Any, height: int) -> alt.LayerChart:
+def finish(chart: Any, height: int | str) -> alt.LayerChart:
+    """The size, type and colours that every figure has; `height` may be "container" too."""
     font = "system-ui, sans-serif"
     return (
         chart.properties(width="container", height=height, background="transparent")

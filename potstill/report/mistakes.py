@@ -9,18 +9,18 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from potstill.data import Images
+from potstill.data import Split
 
 SHOWN = 24
 """Images in the report where the teacher is right and the student wrong, per method."""
 
 
-def mistakes(valid: Images, student: Tensor, teacher: Tensor) -> list[dict[str, Any]]:
+def mistakes(valid: Split, student: Tensor, teacher: Tensor) -> list[dict[str, Any]]:
     """The first validation images where the teacher is right and the student wrong, as PNG."""
     wrong = (teacher == valid.labels) & (student != valid.labels)
     items = []
     for index in wrong.nonzero().flatten()[:SHOWN].tolist():
-        pixels = valid.images[index].cpu()
+        pixels = valid.picture(index)
         image = Image.fromarray((pixels[0] if valid.channels == 1 else pixels.permute(1, 2, 0)).numpy())
         buffer = io.BytesIO()
         image.save(buffer, "PNG")

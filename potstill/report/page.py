@@ -14,7 +14,9 @@ import altair as alt
 import jinja2
 import vl_convert
 
+from potstill.evaluation import answers, maps
 from potstill.report import figures, tables
+from potstill.report.sections import Section, sections
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SMALL = 96  # images up to this many pixels wide are enlarged with hard edges
@@ -24,9 +26,9 @@ _SHOWN = 16  # examples per method
 def write_report(run: Path | str) -> Path:
     """Write `report.html` into a run's folder from what lies there, and return its path.
 
-    Reads `summary.json`, and where they exist `recipe.json` and each cell's `metrics.jsonl` and
-    `examples.json`; a section without its file is left out. An older report stays until the new one
-    is complete.
+    Reads `summary.json`, and where they exist `recipe.json`, `labels.safetensors`, each cell's `metrics.jsonl` and
+    `examples.json`, and each network's `outputs.safetensors` and `tsne.safetensors`; a section without its file is
+    left out. An older report stays until the new one is complete.
 
     Raises ValueError for a folder without `summary.json` and for files that are not what they should be.
     """
@@ -40,7 +42,8 @@ def save_figure(chart: figures.Chart, path: Path | str) -> Path:
     Raises ValueError for any other ending.
     """
     path = Path(path)
-    fixed = chart.properties(width=620, background="white")
+    square: Any = {"height": 620} if chart.to_dict(validate=False)["height"] == "container" else {}
+    fixed = chart.properties(width=620, background="white", **square)
     if path.suffix == ".png":
         image = io.BytesIO()
         fixed.save(image, format="png", scale_factor=2)
@@ -56,6 +59,7 @@ def render(run: Path) -> str:
     """The text of the report."""
     summary = read_summary(run)
     records = read_curves(run, summary)
+    seen = read_answers(run, summary)
     recipe = _read_json(run / "recipe.json", dict) or {}
     environment = recipe.pop("environment", None) or {}
     environment_of_page = jinja2.Environment(
@@ -72,8 +76,13 @@ def render(run: Path) -> str:
         lines=tables.cells(summary),
         footnotes=tables.footnotes(summary),
         sentences=tables.sentences(summary),
-        charts=_charts(summary, records),
-        terms=_terms(summary, records),
+        charts=[
+            {"key": key, "title": title, "spec": chart.to_dict(), "picks": "curves" in key}
+            for key, title, chart in charts(summary, records)
+        ],
+        terms=[{**about, "spec": chart.to_dict()} for about, chart in terms(summary, records)],
+        sections=[_laid_out(section) for section in sections(seen, summary)] if seen else [],
+        undrawn=bool(seen and maps.missing(seen)),
         examples=list(_examples(run, summary)),
         recipe=list(_flat(recipe)),
         environment=list(_flat(environment)),
@@ -103,6 +112,12 @@ def read_curves(run: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def read_answers(run: Path, summary: dict[str, Any]) -> answers.Seen | None:
+    """Where the networks' answers on the validation data lie; None for a run that kept none."""
+    folders = {row["method"]: [_inside(run, folder) for folder in row["folders"]] for row in summary["rows"]}
+    return answers.read(run, folders)
+
+
 def _write(path: Path, content: bytes) -> Path:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -121,27 +136,44 @@ def _vega() -> str:
     return bundle.replace("</script", "<\\/script")
 
 
-def _charts(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    made = {
-        ("accuracy", "Accuracy of every seed"): figures.final_accuracy(summary),
-        ("curves", "Accuracy over epochs"): figures.accuracy_curves(summary, records),
-        ("agreement", "Agreement with the teacher"): figures.final_agreement(summary),
-        ("agreement-curves", "Agreement over epochs"): figures.agreement_curves(summary, records),
-    }
-    return [
-        {"key": key, "title": title, "spec": chart.to_dict(), "picks": "curves" in key}
-        for (key, title), chart in made.items()
-        if chart is not None
+def charts(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[tuple[str, str, figures.Chart]]:
+    """Key, title and chart of what is known of accuracy and agreement."""
+    made = [
+        ("accuracy", "Accuracy of every seed", figures.final_accuracy(summary)),
+        ("curves", "Accuracy over epochs", figures.accuracy_curves(summary, records)),
+        ("agreement", "Agreement with the teacher", figures.final_agreement(summary)),
+        ("agreement-curves", "Agreement over epochs", figures.agreement_curves(summary, records)),
     ]
+    return [(key, title, chart) for key, title, chart in made if chart is not None]
 
 
-def _terms(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def terms(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[tuple[dict[str, Any], figures.Chart]]:
+    """Method and expansion, and the curves of its loss terms."""
     made = [(row, figures.term_curves(summary, records, row["method"])) for row in summary["rows"]]
     return [
-        {"method": row["method"], "expansion": row.get("expansion"), "spec": chart.to_dict()}
+        ({"method": row["method"], "expansion": row.get("expansion")}, chart)
         for row, chart in made
         if chart is not None
     ]
+
+
+def _laid_out(section: Section) -> dict[str, Any]:
+    """A section as the page reads it: figures as specs, those of the first networks and the others."""
+    number = {figure.key: place for place, figure in enumerate(section.figures)}
+    parts = [
+        [
+            {
+                "place": f"{section.key}-{number[figure.key]}",
+                "name": figure.name,
+                "what": figure.what,
+                "caption": figure.caption,
+                "spec": figure.chart.to_dict(validate=False),
+            }
+            for figure in part
+        ]
+        for part in section.split
+    ]
+    return {"title": section.title, "hint": section.hint, "shape": section.shape, "shown": parts[0], "more": parts[1]}
 
 
 def _examples(run: Path, summary: dict[str, Any]) -> Iterator[dict[str, Any]]:

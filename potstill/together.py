@@ -26,6 +26,15 @@ def groups(students: Sequence[T], most: int = MOST) -> list[list[T]]:
     return [list(students[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
 
 
+def expect(engines: Sequence[Engine], heard: Heard) -> None:
+    """Tell the source that they share what all of them will ask for, so that it is asked once."""
+    for engine in engines:
+        for (name, view), taps in engine.system.wanted.items():
+            source = engine.system.sources[name]
+            if source is heard or (isinstance(source, Shuffled) and source.source is heard):
+                heard.expect(view, taps)
+
+
 def side_by_side(
     engines: Sequence[Engine], heard: Heard | None = None, resume: bool = False, step: Step = in_turn
 ) -> Failures:
@@ -45,11 +54,7 @@ def side_by_side(
         raise ValueError("engines that train side by side have one loader; assemble them from the same Examples")
     if heard is None:
         return drive(engines, resume, step)
-    for engine in engines:
-        for (name, view), taps in engine.system.wanted.items():
-            source = engine.system.sources[name]
-            if source is heard or (isinstance(source, Shuffled) and source.source is heard):
-                heard.expect(view, taps)
+    expect(engines, heard)
 
     def taken(some: Sequence[Engine], batch: Batch) -> Failures:
         heard.forget()

@@ -36,6 +36,10 @@ COLUMNS = (
     Column("parameters", "parameters", goes=2),
     Column("seconds", "seconds", goes=1),
 )
+SHARED_ORDER = (
+    "All students saw the same batches: seeds differ in initial weights and random draws, not in the order and "
+    "augmentation of the data, and std leaves that out."
+)
 _STYLES = {"better": "green", "worse": "red", "undecided": "dim", "not powered": "dim"}
 
 
@@ -69,9 +73,7 @@ def footnotes(summary: dict[str, Any], shown: Sequence[str] | None = None) -> li
     if free := [row["method"] for row in others if row.get("teacher_free")]:
         notes["method"] = f"Trained without the teacher: {', '.join(free)}."
     if summary.get("order") == "shared":
-        notes["order"] = "All students saw the same batches: seeds differ in initial weights and random draws, not "
-        notes["order"] += "in the order and augmentation of the data, and std leaves that out. seconds: a student's "
-        notes["order"] += "share of the time of those that trained side by side."
+        notes["order"] = f"{SHARED_ORDER} seconds: a student's share of the time of those that trained side by side."
     always = {"method", "top1", "difference", "order"}
     return [note for key, note in notes.items() if key in always or key in shown]
 

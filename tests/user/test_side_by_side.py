@@ -61,7 +61,6 @@ def test_the_table_says_what_the_seeds_share(distilled, tmp_path):
 
 
 def test_a_student_that_fails_leaves_the_others(distilled, tmp_path):
-    # 1e30: its first step makes it infinite; the others' weight of that term is 0
     words = (*SHARED, "--methods", "student", "wild=ce:1+kd:1e35", "kd")
     error = distilled("out", *words, status=1)
     assert "wild seed 0: term" in error

@@ -66,6 +66,8 @@ class Options:
     source: str | None = None
     teachers: Path | None = None
     """Where trained teachers are shared between runs; without it a run trains its own."""
+    stacking: bool = True
+    """Students that train side by side may be stacked where it pays; their last bits then depend on their group."""
 
 
 @dataclass(eq=False)
@@ -182,7 +184,7 @@ class Comparison:
 
     def _step(self, ready: dict[Engine, Trainee], examples: Callable[[Fit], Examples], heard: Source | None) -> Step:
         """In turn, or stacked where that was measured to pay."""
-        alike = stacks(list(ready))
+        alike = stacks(list(ready)) if self.options.stacking else []
         if not alike:
             return in_turn
         some, shared = [ready[engine] for engine in alike[0][:MEASURED]], examples(self.setting.recipe.fit)

@@ -133,6 +133,7 @@ def _comparison(recipe: Recipe, folder: Path, plan: Plan, device: str) -> Compar
         resume=True,
         source=plan.source,
         teachers=plan.teachers,
+        stacking=False,  # a grid that goes on, with other workers or after a failure, may group its cells otherwise
     )
     recipe, methods = checked(recipe, options)
     return Comparison(opened(recipe, options), options, methods, Precision(), lambda name, steps: lambda done: None)

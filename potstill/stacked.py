@@ -2,7 +2,8 @@
 
 Only the networks are stacked, and only while they run: every student keeps its weights, optimizer, terms and
 checkpoints, and its terms read slices of the stacked outputs and taps. Convolutions of N students become grouped ones,
-so numbers differ from those of separate runs in the last bits: after one step in float32 by about 1e-7.
+so numbers differ from those of separate runs in the last bits: after one step in float32 by about 1e-7. A killed group
+that goes on as the same group comes to the same bits.
 """
 
 from __future__ import annotations
@@ -59,21 +60,20 @@ class Stacked:
         self.slots = {engine: _Slot(engine) for group in self.groups for engine in group}
 
     def __call__(self, some: Sequence[Engine], batch: Batch) -> Failures:
-        groups = [[engine for engine in group if engine in some] for group in self.groups]
-        groups = [group for group in groups if len(group) > 1]
-        alone = [engine for engine in some if not any(engine in group for group in groups)]
-        failed = in_turn(alone, batch)
-        for group in groups:
-            failed |= self._at_once(group, batch)
+        failed = in_turn([engine for engine in some if engine not in self.slots], batch)
+        for group in self.groups:
+            if any(engine in some for engine in group):
+                failed |= self._at_once(group, [engine for engine in group if engine in some], batch)
         return failed
 
-    def _at_once(self, group: list[Engine], batch: Batch) -> Failures:
+    def _at_once(self, group: list[Engine], some: list[Engine], batch: Batch) -> Failures:
+        """All of the group are computed, whoever's turn it is: arithmetic may depend on how many are stacked."""
         failed: Failures = {}
-        for parts in zip(*(engine.prepared(batch) for engine in group), strict=True):
-            steps = {engine: part for engine, part in zip(group, parts, strict=True) if engine not in failed}
-            together = _Together(list(steps))
-            for number, engine in enumerate(steps):
-                self.slots[engine].at = together, number
+        for parts in zip(*(engine.prepared(batch) for engine in some), strict=True):
+            steps = {engine: part for engine, part in zip(some, parts, strict=True) if engine not in failed}
+            together = _Together(group, list(steps))
+            for engine in steps:
+                self.slots[engine].at = together, group.index(engine)
             try:
                 failed |= each(steps, lambda engine, steps=steps: engine.differentiate(steps[engine]))
             finally:
@@ -81,7 +81,7 @@ class Stacked:
                     self.slots[engine].at = None
             together.backward()
             failed |= each([engine for engine in steps if engine not in failed], lambda engine: engine.move())
-        for engine in group:
+        for engine in some:
             engine.done_batches += engine not in failed
         return failed
 
@@ -118,10 +118,10 @@ class _Said:
 
 
 class _Together:
-    """One forward of all students on each view, and the backward that follows when all have their losses."""
+    """One forward of all students on each view, and the backward when those that learn have their losses."""
 
-    def __init__(self, engines: list[Engine]):
-        self.engines = engines
+    def __init__(self, engines: list[Engine], learning: list[Engine]):
+        self.engines, self.learning = engines, learning
         self.modules = [engine.system.networks["student"] for engine in engines]
         self.said: dict[str, tuple[Any, _Said, dict[str, _Said]]] = {}
 
@@ -145,8 +145,8 @@ class _Together:
 
         output, tapped = vmap(one)(parameters, buffers)
         with torch.no_grad():  # running statistics were moved in the stacked ones
-            for row, module in enumerate(self.modules):
-                for name, buffer in module.named_buffers():
+            for row, (engine, module) in enumerate(zip(self.engines, self.modules, strict=True)):
+                for name, buffer in module.named_buffers() if engine in self.learning else ():
                     buffer.copy_(buffers[PREFIX + name][row])
         for name, value in tapped.items():
             if not value.requires_grad:
@@ -161,7 +161,8 @@ class _Together:
             torch.stack([torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in said.leaves])
             for said in used
         ]
-        torch.autograd.backward([said.whole for said in used], gradients)
+        if used:
+            torch.autograd.backward([said.whole for said in used], gradients)
 
 
 PREFIX = "network."

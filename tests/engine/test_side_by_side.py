@@ -22,8 +22,9 @@ from potstill.precision import Precision
 from potstill.recipe import Fit
 from potstill.sources import Heard
 from potstill.stacked import Stacked, choose, stacks
+from potstill.tasks.classify import Classify
 from potstill.together import groups, side_by_side
-from potstill.types import DataInfo
+from potstill.types import DataInfo, Source
 
 FIT = Fit(epochs=3, batch_size=10, lr=0.05, checkpoint_seconds=1e9)
 FLOAT32 = Precision()
@@ -218,7 +219,9 @@ def test_stacked_students_are_the_separate_ones(precision, tolerance):
     which = [("kd", 0), ("kd", 1), ("crd(memory=fifo)", 0), ("icd(width=4)", 1), ("fitnet~shuffled", 2), ("student", 2)]
     teacher, sizes = taught(chosen)
     heard = Heard(teacher)
-    some = engines(which, heard, examples(), make=plain, precision=chosen)
+    averaged = replace(FIT, ema=0.9, clip=0.5, optimizer="sgd", checkpoint_steps=2)
+    fits = [FIT, averaged, FIT, FIT, averaged, FIT]
+    some = engines(which, heard, examples(), make=plain, precision=chosen, fits=fits)
     step = Stacked(some)
     assert step.groups == [some]
     forwards = []
@@ -231,14 +234,41 @@ def test_stacked_students_are_the_separate_ones(precision, tolerance):
     assert side_by_side(some, heard, step=step) == {}
     assert len(forwards) <= fit + 1  # one of them runs for all, and once more to prime
     assert len(sizes) == fit
-    for engine, (text, seed) in zip(some, which, strict=True):
-        (single,) = engines([(text, seed)], teacher, examples(), make=plain, precision=chosen)
+    for engine, (text, seed), own in zip(some, which, fits, strict=True):
+        (single,) = engines([(text, seed)], teacher, examples(), make=plain, precision=chosen, fits=[own])
+        single.evaluate = None
         single.run()
         expected, found = weights(single), weights(engine)
         assert expected.keys() == found.keys()
         for name, value in expected.items():
             assert torch.allclose(found[name], value, rtol=tolerance, atol=tolerance), (text, seed, name)
-        assert [row["terms"].keys() for row in engine.history] == [row["terms"].keys() for row in single.history]
+        exported = engine.student.state_dict()
+        for name, value in single.student.state_dict().items():
+            assert torch.allclose(exported[name], value, rtol=tolerance, atol=tolerance), (text, seed, name)
+        logged = [[row["loss"] for row in one.history] for one in (engine, single)]
+        assert logged[0] == pytest.approx(logged[1], rel=tolerance)
+
+
+def test_stacked_killed_and_resumed(tmp_path):
+    """From checkpoints of different steps to the bits of the same stack, not killed."""
+    which = [("kd", 0), ("icd(width=4)", 0), ("kd", 1)]
+    fits = [replace(FIT, checkpoint_steps=steps) for steps in (2, 7, 100)]
+    whole, heard, _ = start(which, make=plain, fits=fits)
+    assert side_by_side(whole, heard, step=Stacked(whole)) == {}
+
+    def die(progress):
+        if progress.step == 8:
+            raise Killed
+
+    some, heard, _ = start(which, tmp_path, make=plain, fits=fits)
+    some[2].on_step = die
+    with pytest.raises(Killed):
+        side_by_side(some, heard, step=Stacked(some))
+    some, heard, _ = start(which, tmp_path, make=plain, fits=fits)
+    assert side_by_side(some, heard, resume=True, step=Stacked(some)) == {}
+    for found, expected in zip(some, whole, strict=True):
+        assert same(weights(found), weights(expected))
+        assert found.history == expected.history
 
 
 def test_what_cannot_be_stacked_goes_in_turn():
@@ -261,6 +291,31 @@ def test_stacking_is_measured_on_throw_away_engines():
     )
     assert found["stacked"] in (True, False)
     assert "a step of 2 students: in turn " in found["why"]
+
+
+def test_a_source_is_asked_again_about_anything_else():
+    teacher, sizes = taught()
+    heard, (batch, other) = Heard(teacher), list(examples().loader.epoch(0))[:2]
+    task = Classify()
+    heard.expect("main", ["embedding"])
+    sizes.clear()
+    for part in (batch, batch.split(1)[0], batch):
+        said = heard(task, part, "main", ["embedding"])
+        assert torch.equal(said.output, teacher(task, batch, "main", []).output)
+    assert len(sizes) == 1 + 3
+    sizes.clear()
+    heard(task, batch, "main", ["stage1"])  # nobody had said so
+    heard(task, other, "main", [])
+    heard(task, other.split(2)[1], "main", [])
+    assert len(sizes) == 3
+    sizes.clear()
+    before = heard(task, other, "main", []).output
+    other.main.input.zero_()
+    assert not torch.equal(heard(task, other, "main", []).output, before)
+    heard.forget()
+    heard(task, other, "main", [])
+    assert len(sizes) == 2
+    assert isinstance(heard, Source)
 
 
 def test_one_loader_for_all():

@@ -24,6 +24,8 @@ from potstill.fanout import Workers
 from potstill.grid import Grid, Job
 from potstill.job import Failed, Plan, finished, work
 from potstill.methods import LONE_STUDENT, parse
+from potstill.report.export import write_tables
+from potstill.report.page import write_report
 from potstill.report.tables import SHARED_ORDER
 from potstill.together import MOST
 from potstill.transfer import read_transfer, transfer
@@ -83,7 +85,10 @@ def run(grid: Grid, plan: Plan, workers: Workers, talk: Talk, *, only_teachers: 
 
 def written(grid: Grid, plan: Plan, outcome: Outcome) -> None:
     """The grid's summary, its tables and its report."""
-    checkpoint.write_json(plan.out / runs.SUMMARY, summary(grid, plan, outcome))
+    found = summary(grid, plan, outcome)
+    checkpoint.write_json(plan.out / runs.SUMMARY, found)
+    write_tables(plan.out, found)
+    write_report(plan.out)
 
 
 def probe(grid: Grid, plan: Plan, device: str, root: Path | None, talk: Talk) -> dict[Job, str]:

@@ -33,7 +33,7 @@ commands:
   transfer RUN --data NAME|FOLDER       linear probes of a run's networks on other data, two arms
   list {methods,models,data,recipes}    what there is
   list methods --for TEACHER STUDENT    which methods two networks allow, and what they add
-  report RUN [--figures DIR]            write report.html of a run folder again; its figures as PNG and SVG
+  report RUN [--figures DIR]            write report.html of a run folder again; its figures and tables as files
 
 Try it now:      potstill distill                      (handwritten digits, about a minute on a laptop)
 Your own data:   potstill distill --data.root ./photos --student resnet8 --teacher resnet20

@@ -29,10 +29,11 @@ from potstill.evaluation.summary import Cell, summarise
 from potstill.loop import Step, each, in_turn
 from potstill.methods import Method, parse
 from potstill.models import load_weights
-from potstill.outputs import collect
+from potstill.outputs import collect, fidelities, remarks
 from potstill.precision import Precision
+from potstill.published import DATA, comparable, published
 from potstill.ranks import rank, wait
-from potstill.recipe import Fit, Network
+from potstill.recipe import Fit
 from potstill.registry import RESULT
 from potstill.report.mistakes import mistakes
 from potstill.report.page import write_report
@@ -42,7 +43,7 @@ from potstill.stacked import Stacked, settle, stacks
 from potstill.student import CARD, WEIGHTS, adaptation, save_student
 from potstill.tasks.classify import Classify, Evaluation
 from potstill.teachers import examine
-from potstill.together import side_by_side
+from potstill.together import Trainee, side_by_side
 from potstill.types import Progress, Source
 from potstill.usage import Peak
 
@@ -68,27 +69,6 @@ class Options:
     """Where trained teachers are shared between runs; without it a run trains its own."""
     stacking: bool = True
     """Students that train side by side may be stacked where it pays; their last bits then depend on their group."""
-
-
-@dataclass(eq=False)
-class Trainee:
-    """A network that is trained: what is known of it before, and then its engine."""
-
-    spec: Network
-    method: Method
-    fit: Fit
-    seed: int
-    folder: Path
-    module: nn.Module = field(init=False)
-    engine: Engine = field(init=False)
-
-    @property
-    def done(self) -> bool:
-        return (self.folder / RESULT).exists()
-
-    def cell(self) -> Cell:
-        """What it came to, once it is done."""
-        return Cell(**json.loads((self.folder / RESULT).read_text())["cell"])
 
 
 @dataclass
@@ -288,11 +268,24 @@ class Comparison:
             order=self.setting.recipe.data.order,
         )
         if rank() == 0:
+            collect(out, self.setting, self.teacher, cells, self.options.seed, self.precision, self.options.talk)
+            summary["fidelity"] = fidelities(out, cells)
+            summary["remarks"] = remarks(summary)
+            self._add_published(summary)
             headline = out / next(cell.folder for cell in cells if cell.method == cells[-1].method)
             for name in (WEIGHTS, CARD):
                 checkpoint.write_beside(out / name, lambda path, name=name: shutil.copyfile(headline / name, path))
             checkpoint.write_json(out / runs.SUMMARY, summary)
-            collect(out, self.setting, self.teacher, cells, self.options.seed, self.precision, self.options.talk)
             write_report(out)
         wait()
         return summary
+
+    def _add_published(self, summary: dict[str, Any]) -> None:
+        """Published numbers, where the run is of the protocol that they belong to."""
+        recipe = self.setting.recipe
+        if not comparable(recipe):
+            return
+        names = DATA, recipe.teacher.name, recipe.student.name
+        for row in (*summary["rows"], summary["teacher"]):
+            found = published(*names, row.get("method", "teacher"))
+            row["published"] = found and {"value": found.value, "source": found.source}

@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
+from torch import nn
+
 from potstill.engine import Engine
+from potstill.evaluation.summary import Cell
 from potstill.loop import Failures, Step, drive, in_turn
+from potstill.methods import Method
+from potstill.recipe import Fit, Network
+from potstill.registry import RESULT
 from potstill.sources import Heard, Shuffled
 from potstill.types import Batch
 
 MOST = 8
 """Students in a group: the teacher's share of a student's cost is an eighth then, and memory holds them all at once."""
 T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Trainee:
+    """A network that is trained: what is known of it before, and then its engine."""
+
+    spec: Network
+    method: Method
+    fit: Fit
+    seed: int
+    folder: Path
+    module: nn.Module = field(init=False)
+    engine: Engine = field(init=False)
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / RESULT).exists()
+
+    def cell(self) -> Cell:
+        """What it came to, once it is done."""
+        return Cell(**json.loads((self.folder / RESULT).read_text())["cell"])
 
 
 def groups(students: Sequence[T], most: int = MOST) -> list[list[T]]:

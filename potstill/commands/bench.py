@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from rich.console import Console
 
 from potstill import bench, catalogue, checkpoint, registry, tune
 from potstill.commands.arguments import SHORT, flags, split, unknown, value
@@ -22,8 +23,11 @@ from potstill.job import Plan, register
 from potstill.loop import Interrupted
 from potstill.ranks import start, world_size
 from potstill.recipe import Fit
+from potstill.report.export import terminal
 
 Off = tyro.conf.FlagCreatePairsOff
+WIDE = 160
+"""Columns of the tables where stdout is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,10 @@ def run(arguments: list[str]) -> int:
     if given.options.json:
         sys.stdout.write(json.dumps(found) + "\n")
     elif not given.options.quiet:
-        from rich.console import Console
-
-        from potstill.report.tables import comparison_table
-
-        for pair in found["pairs"]:
-            Console(width=160).print(pair["pair"], comparison_table(pair["summary"], width=160))
+        console = Console()
+        console = console if console.is_terminal else Console(width=WIDE)
+        console.print(terminal(found, console.width))
+        console.print(f"report: {plan.out / 'report.html'}", highlight=False, soft_wrap=True)
     return 1 if outcome.failed else 0
 
 

@@ -87,7 +87,7 @@ def _heat_map(
             first="classes[datum.row]",
             second="classes[datum.column]",
         )
-        .mark_rect()
+        .mark_rect(aria=False)  # a description of each of 10,000 cells triples the file
         .encode(
             x=alt.X("column:Q", title=None, scale=across, axis=alt.Axis(labelAngle=-90, **axis)),
             x2="right:Q",

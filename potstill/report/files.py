@@ -41,15 +41,13 @@ def _titled(run: Path) -> Iterator[tuple[str, Chart]]:
     for key, title, chart in page.charts(summary, records):
         yield key, _with_title(chart, title)
     for about, chart in page.terms(summary, records):
-        yield (
-            _name(f"terms-{about['method']}"),
-            _with_title(chart, f"Loss terms: {about['method']}", about["expansion"]),
-        )
+        method = about["method"]
+        yield _name(f"terms-{method}"), _with_title(chart, f"Loss terms: {method}", about["expansion"])
     seen = page.read_answers(run, summary)
     for section in sections(seen, summary) if seen else ():
         for figure in section.figures:
-            beneath = [text for text in (" ".join((figure.name, figure.what)).strip(), figure.caption) if text]
-            yield _name(figure.key), _with_title(figure.chart, section.title, *beneath)
+            whose = ", ".join(text for text in (figure.name, figure.what) if text)
+            yield _name(figure.key), _with_title(figure.chart, section.title, whose, figure.caption)
 
 
 def _with_title(chart: Chart, title: str, *beneath: str | None) -> Chart:

@@ -4,8 +4,8 @@
 
 Trains what paper_same trains for WRN-40-2 → WRN-16-2 (the same teacher is taken from the shared folder), then probes
 every network by the released protocol: 32x32, 120 epochs, drops at 30, 60 and 90. `frozen` keeps the network in
-evaluation mode; `drifting` is the released script, whose batch-norm statistics move. The probes' data comes from the hub;
-`potstill transfer RUN --data tiny_imagenet --data.root FOLDER` takes it from a disk.
+evaluation mode; `drifting` is the released script, whose batch-norm statistics move. The probes' data comes from the
+hub; `potstill transfer RUN --data tiny_imagenet --data.root FOLDER` takes it from a disk.
 """
 
 from potstill.data import Data

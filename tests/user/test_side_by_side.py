@@ -7,7 +7,7 @@ import pytest
 from potstill import runs
 from potstill.data.spec import Data
 from potstill.recipe import Recipe
-from potstill.report.tables import footnotes, markdown_table
+from potstill.report.tables import markdown_table
 
 WORDS = ("small.py", "--precision", "float32", "--fit.epochs", "2", "--data.train-rows", "100", "--json")
 SHARED = ("--data.order", "shared")
@@ -51,7 +51,6 @@ def test_the_table_says_what_the_seeds_share(distilled, tmp_path):
     said = "All students saw the same batches"
     for out, expected in (("shared", True), ("own", False)):
         summary = json.loads((tmp_path / out / "summary.json").read_text())
-        assert (said in " ".join(footnotes(summary))) == expected
         assert (said in markdown_table(summary)) == expected
         assert (said in (tmp_path / out / "report.html").read_text()) == expected
     # The teacher's own order is its own in both: one teacher serves both.

@@ -41,10 +41,9 @@ def check(out: Path, values: dict[str, Any], resume: bool, grows: bool = False) 
             raise ValueError(f"{out} holds another run; continue it with --resume, or choose another --out")
         before = _recorded(recorded)
         left_out = GROWS if grows else ()
-        now = _plain(values["recipe"])
-        then = _completed(before["recipe"], now)
-        sides = [{k: v for k, v in side.items() if k not in left_out} for side in (then, now)]
-        different = _differences(sides[0], sides[1])
+        sides = [{k: v for k, v in side.items() if k not in left_out} for side in (before["recipe"], values["recipe"])]
+        now, usual = _plain(sides[1]), _plain(asdict(Recipe(teacher_fit=Recipe().fit)))
+        different = _differences(_completed(sides[0], now, usual), now)
         if different:
             raise ValueError(
                 f"{out} was made by another recipe and cannot be resumed with this one; they differ in "
@@ -185,18 +184,12 @@ def _plain(values: Any) -> Any:
     return json.loads(json.dumps(values, default=str))
 
 
-def _completed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """A recorded recipe with the leaves that no recipe had yet when it was written: their usual values."""
-    usual = _plain(asdict(Recipe()))
-    parts = {**usual, "teacher_fit": usual["fit"]}
-
-    def filled(name: str, value: Any) -> Any:
-        part, today = parts.get(name), now.get(name)
-        if not isinstance(value, dict) or not isinstance(part, dict) or not isinstance(today, dict):
-            return value
-        return {**{leaf: part[leaf] for leaf in today if leaf in part}, **value}
-
-    return {**{n: usual[n] for n in now if n in usual}, **{n: filled(n, value) for n, value in before.items()}}
+def _completed(before: Any, now: Any, usual: Any) -> Any:
+    """A recorded recipe with the leaves that are younger than it: they had their default."""
+    if not all(isinstance(side, dict) for side in (before, now, usual)):
+        return before
+    added = {name: usual[name] for name in usual.keys() & now.keys() - before.keys()}
+    return {name: _completed(value, now.get(name), usual.get(name)) for name, value in before.items()} | added
 
 
 def _differences(before: Any, now: Any, where: str = "") -> list[str]:

@@ -335,11 +335,18 @@ def test_hostile_class_names_stay_text(run):
         ),
     ],
 )
-def test_broken_files_leave_the_old_report(run, change, says):
+def test_broken_files(run, change, says):
     speak(run)
-    (run / "report.html").write_text("old")
     change(run)
     with pytest.raises(ValueError, match=says):
+        draw(run)
+
+
+def test_a_broken_file_leaves_the_old_report(run):
+    speak(run)
+    (run / "report.html").write_text("old")
+    (run / "kd/seed0/outputs.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match="not a safetensors file"):
         write_report(run)
     assert (run / "report.html").read_text() == "old"
 
@@ -372,7 +379,7 @@ def test_figures_as_files(run, tmp_path):
     paths = write_figures(mapped(run), tmp_path / "new" / "figures")
     names = {path.name for path in paths}
     for stem in (
-        *("accuracy", "curves", "agreement", "agreement-curves", "terms-icd+kd", "reliability"),
+        *("accuracy", "curves", "agreement", "agreement-curves", "terms-kd", "reliability"),
         *("correlation-kd", "class-means-kd", "tsne-logits-teacher", "tsne-first-kd", "tsne-embedding-kd"),
     ):
         assert {f"{stem}.png", f"{stem}.svg"} <= names

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 from potstill import checkpoint, runs
 from potstill.cell import Examples, adapted, choose_precision, final_evaluation, source, train_stages
 from potstill.console import Talk
-from potstill.data import Images, Preprocess, Resident, batches
+from potstill.data import Preprocess, Split, batches, training
 from potstill.data.foreign import Given, Ordered, check_labels, in_order, labels_of
 from potstill.engine import Result
 from potstill.evaluation.summary import Cell, summarise
@@ -62,9 +62,9 @@ def distill(
     network at inference too (`simkd`) returns that network, with `student` inside.
 
     Args:
-        data: training data: `potstill.data.Images` (taken as they are, not augmented), a pair of tensors
-            `(inputs, labels)`, a map-style `Dataset` of `(input, label)`, or a loader that yields `(input, label)`
-            batches.
+        data: training data: `potstill.data.Images` (taken as they are, not augmented), a `potstill.data.Stream` (with
+            its own augmentation), a pair of tensors `(inputs, labels)`, a map-style `Dataset` of `(input, label)`, or
+            a loader that yields `(input, label)` batches.
         valid: validation data in any of these forms. Without it nothing is evaluated, and the teacher is looked at
             on training data.
         method: e.g. `"icd+kd"`, `"kd"`, `"icd:1.0+kd:0.5"`, or terms, e.g.
@@ -162,6 +162,7 @@ def distill(
         student.load_state_dict(engine.student.state_dict())
     lay_out(student, torch.contiguous_format)
     if folder is not None:
+        talk.say(runs.waiting(folder))
         card: dict[str, Any] = {
             "model": {"class": names["student"]},
             "preprocess": student_preprocess.describe() if student_preprocess else None,
@@ -170,7 +171,7 @@ def distill(
             "seed": seed,
             **adaptation(student),
         }
-        if isinstance(data, Images):
+        if isinstance(data, Split):
             card |= {"classes": list(data.classes), "channels": data.channels, "size": list(data.size)}
         save_student(folder, student, card)
         if final is not None:
@@ -216,8 +217,8 @@ def _look(guide: Network, examples: Examples, classes: int, talk: Talk) -> Evalu
 def _examples(data: Any, fit: Fit, device: torch.device, seed: int) -> Examples:
     """A loader for whatever was given, and the first batch for the probe."""
     data, labels = _resident(data, "train")
-    if isinstance(data, Images):
-        loader: Any = Resident(data, fit.batch_size, augment="none", seed=seed, device=device, drop_last=fit.drop_last)
+    if isinstance(data, Split):
+        loader: Any = training(data, fit.batch_size, augment="none", seed=seed, device=device, drop_last=fit.drop_last)
     elif isinstance(data, Dataset):
         loader = Ordered(data, fit.batch_size, device, seed)
     else:
@@ -232,14 +233,14 @@ def _held(valid: Any, device: torch.device, classes: int) -> Callable[[], Iterat
         return None
     if labels is not None:
         check_labels(labels, classes)
-    if isinstance(held, Images):
+    if isinstance(held, Split):
         return lambda: batches(held, EVALUATION_BATCH, device)
     return lambda: in_order(held, EVALUATION_BATCH, device, classes)
 
 
 def _resident(data: Any, split: str) -> tuple[Any, Tensor | None]:
     """A pair of tensors becomes a data set; the labels are given back where they are known."""
-    if isinstance(data, Images):
+    if isinstance(data, Split):
         return data, data.labels
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         if len(data[0]) != len(data[1]):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +19,19 @@ from potstill import checkpoint, runs
 from potstill.compare import checked
 from potstill.comparison import Options
 from potstill.console import Talk
+from potstill.evaluation.claims import claims, tallies
 from potstill.fanout import Workers
 from potstill.grid import Grid, Job
-from potstill.job import Plan, work
+from potstill.job import Plan, finished, work
+from potstill.methods import LONE_STUDENT, parse
+from potstill.report.export import write_tables
+from potstill.report.page import write_report
+from potstill.transfer import read_transfer, transfer
+from potstill.transfer.run import Options as Probing
 
 GRID = "grid.json"
+BASELINES = (LONE_STUDENT, "kd")
+"""What every method is compared with."""
 ATTEMPTS = 3
 """How often a job is started whose worker dies."""
 
@@ -51,7 +60,8 @@ def check(grid: Grid, plan: Plan, talk: Talk) -> None:
             runs.check(folder, runs.describe(recipe, plan.seed, plan.source), resume=True, grows=True)
         except ValueError as error:
             raise ValueError(f"{pair}: {error}") from error
-    if plan.out.exists() and any(plan.out.iterdir()) and not (plan.out / GRID).exists():
+    foreign = plan.out.exists() and {path.name for path in plan.out.iterdir()} - {"tuning", "tuning.json"}
+    if foreign and not (plan.out / GRID).exists():
         raise ValueError(f"{plan.out} is not empty and is no grid; choose an empty or new folder for --out")
 
 
@@ -67,8 +77,32 @@ def run(grid: Grid, plan: Plan, workers: Workers, talk: Talk, *, only_teachers: 
     jobs = [job for job in _all(grid, plan.seed) if not only_teachers or job.kind in ("precision", "teacher")]
     outcome = drive(jobs, grid, plan, workers, talk)
     if not only_teachers:
-        checkpoint.write_json(plan.out / runs.SUMMARY, summary(grid, plan, outcome))
+        written(grid, plan, outcome)
     return outcome
+
+
+def written(grid: Grid, plan: Plan, outcome: Outcome) -> None:
+    """The grid's summary, its tables and its report."""
+    found = summary(grid, plan, outcome)
+    checkpoint.write_json(plan.out / runs.SUMMARY, found)
+    write_tables(plan.out, found)
+    write_report(plan.out)
+
+
+def probe(grid: Grid, plan: Plan, device: str, root: Path | None, talk: Talk) -> dict[Job, str]:
+    """Linear probes of all networks of the grid; returns what is wrong with those that failed.
+
+    `root` holds the data of the probes in folders of their names.
+    """
+    failed = {}
+    for data, protocol in grid.transfer:
+        where = data if root is None else replace(data, root=root / data.name)
+        try:
+            transfer(plan.out, where, protocol, Probing(device=torch.device(device), talk=talk, seed=plan.seed))
+        except ValueError as error:
+            failed[Job(next(iter(grid.pairs)), "transfer", seed=len(failed))] = f"{data.name}, {protocol.arm}: {error}"
+            talk.warn(f"transfer to {data.name} ({protocol.arm}) failed: {error}")
+    return failed
 
 
 def _all(grid: Grid, seed: int) -> Iterator[Job]:
@@ -168,11 +202,13 @@ def _said(job: Job, value: Any) -> str:
 
 def summary(grid: Grid, plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """The content of the grid's `summary.json`."""
-    pairs = []
-    for pair in grid.pairs:
+    pairs, cells = [], {}
+    for pair, recipe in grid.pairs.items():
         path = plan.out / grid.folder(pair) / runs.SUMMARY
         if path.exists():
             pairs.append({"pair": pair, "folder": str(grid.folder(pair)), "summary": json.loads(path.read_text())})
+            cells[pair] = finished(path.parent, [parse(text) for text in recipe.methods])
+    ran = {cell.method for group in cells.values() for cell in group}
     return {
         "kind": "grid",
         "title": grid.title,
@@ -180,9 +216,14 @@ def summary(grid: Grid, plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "reference": grid.reference,
         "result": "last epoch",
         "pairs": pairs,
+        "claims": [asdict(claim) for name in BASELINES if name in ran for claim in claims(cells, name)],
+        "tallies": {"reference": grid.reference, "rows": tallies(cells, grid.reference)}
+        if grid.reference in ran
+        else None,
         "failed": [
-            {"pair": job.pair, "method": job.method or job.kind, "seed": job.seed, "error": text}
+            {"pair": job.pair, "method": job.name, "seed": job.seed, "error": text}
             for job, text in outcome.failed.items()
         ],
-        "notes": [],
+        "transfer": read_transfer(plan.out),
+        "notes": list(grid.notes),
     }

@@ -25,8 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from potstill.checkpoint import write_beside, write_json
-from potstill.data.augment import augmented
-from potstill.data.spec import Images
+from potstill.data.loaders import Split, shown
 from potstill.errors import did_you_mean
 from potstill.functional import at_least_float32
 from potstill.tasks.classify import Classify
@@ -184,7 +183,7 @@ def spread(values: Float[Tensor, "B k"], classes: Tensor, tail: Float[Tensor, "B
 
 def write(
     source: Source,
-    images: Images,
+    images: Split,
     folder: Path,
     about: About,
     on_step: Callable[[Progress], None] = lambda progress: None,
@@ -231,12 +230,10 @@ def write(
     return about
 
 
-def _said(source: Source, images: Images, about: About, view: int, rows: Sequence[int]) -> dict[str, Tensor]:
+def _said(source: Source, images: Split, about: About, view: int, rows: Sequence[int]) -> dict[str, Tensor]:
     size = len(rows) if view == PLAIN else min(about.batch_size, about.samples)
-    index = torch.tensor([*rows, *[rows[-1]] * (size - len(rows))], device=images.images.device)
-    pixels = (
-        images.images[index] if view == PLAIN else augmented(images.images, index, about.augment, about.data_seed, view)
-    )
+    index = torch.tensor([*rows, *[rows[-1]] * (size - len(rows))], device=images.labels.device)
+    pixels = shown(images, index, about.augment, about.data_seed, None if view == PLAIN else view)
     with torch.no_grad():
         said = source(Classify(), Batch({MAIN: View(pixels, index, number=view)}), MAIN, about.taps)
     return {"output": said.dense()} | {f"tap.{tap}": said.taps[tap] for tap in about.taps}

@@ -18,8 +18,10 @@ DATA = {
     "digits": "handwritten digits, 8x8 grey, 10 classes; embedded (scikit-learn)",
     "cifar100": "CIFAR-100, 32x32 colour, 100 classes (or 20: --data.label coarse_label); hub or --data.root",
     "fashion_mnist": "Fashion-MNIST, 28x28 grey, 10 classes; hub or --data.root",
+    "stl10": "STL-10, 96x96 colour, 10 classes (the labelled images); hub or --data.root",
     "tiny_imagenet": "Tiny ImageNet, 64x64 colour, 200 classes; hub or --data.root",
-    "--data.root DIR": "your own: a folder of class folders, Parquet, or a CSV of paths and labels",
+    "imagenet": "ImageNet, photographs, 1,000 classes; hub (with access) or --data.root",
+    "--data.root DIR": "your own: a folder of class folders, Parquet, tar shards, or a CSV of paths and labels",
 }
 
 

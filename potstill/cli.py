@@ -30,9 +30,10 @@ commands:
   bench GRID [--jobs N]                 pairs x methods x seeds: one table, from a grid that can be stopped and gone on
   train RECIPE|GRID                     only the teachers, into the folder where bench finds them
   cache [RECIPE] --out DIR              write what the teacher says, to teach from with --teacher.cache DIR
+  transfer RUN --data NAME|FOLDER       linear probes of a run's networks on other data, two arms
   list {methods,models,data,recipes}    what there is
   list methods --for TEACHER STUDENT    which methods two networks allow, and what they add
-  report RUN [--figures DIR]            write report.html of a run folder again; its figures as PNG and SVG
+  report RUN [--figures DIR]            write report.html of a run folder again; its figures and tables as files
 
 Try it now:      potstill distill                      (handwritten digits, about a minute on a laptop)
 Your own data:   potstill distill --data.root ./photos --student resnet8 --teacher resnet20
@@ -101,7 +102,9 @@ WIDE = 160
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 1 for an error, 2 for a wrong call, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {name: globals()[f"_{name}"] for name in ("distill", "bench", "train", "cache", "list", "report")}
+    commands = {
+        name: globals()[f"_{name}"] for name in ("distill", "bench", "train", "cache", "transfer", "list", "report")
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return 0 if arguments else 2
@@ -228,6 +231,12 @@ def _list(arguments: list[str]) -> int:
 
 def _cache(arguments: list[str]) -> int:
     from potstill.commands.cache import run
+
+    return run(arguments)
+
+
+def _transfer(arguments: list[str]) -> int:
+    from potstill.commands.transfer import run
 
     return run(arguments)
 

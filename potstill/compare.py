@@ -77,6 +77,7 @@ def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[
         comparison = Comparison(setting, options, methods, precision, begin)
         comparison.learn_teacher()
         done = [comparison.cell(method, seed) for method, seed in cells]
+    talk.say(runs.waiting(options.out))
     return comparison.finish(done, {"choice": precision.name, "why": why})
 
 

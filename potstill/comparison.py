@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from potstill import checkpoint, registry, runs
 from potstill.cell import final_evaluation, train_stages
 from potstill.console import Talk
-from potstill.data import Images, Preprocess
+from potstill.data import Preprocess, Split
 from potstill.evaluation.summary import Cell, summarise
 from potstill.methods import Method, parse
 from potstill.models import load_weights
-from potstill.outputs import collect
+from potstill.outputs import collect, fidelities, remarks
 from potstill.precision import Precision
+from potstill.published import DATA, comparable, published
 from potstill.ranks import rank, wait
 from potstill.recipe import Fit, Network
 from potstill.registry import RESULT
@@ -188,22 +189,35 @@ class Comparison:
             precision=precision,
         )
         if rank() == 0:
+            collect(out, self.setting, self.teacher, cells, self.options.seed, self.precision, self.options.talk)
+            summary["fidelity"] = fidelities(out, cells)
+            summary["remarks"] = remarks(summary)
+            self._add_published(summary)
             headline = out / next(cell.folder for cell in cells if cell.method == cells[-1].method)
             for name in (WEIGHTS, CARD):
                 checkpoint.write_beside(out / name, lambda path, name=name: shutil.copyfile(headline / name, path))
             checkpoint.write_json(out / runs.SUMMARY, summary)
-            collect(out, self.setting, self.teacher, cells, self.options.seed, self.precision, self.options.talk)
             write_report(out)
         wait()
         return summary
 
+    def _add_published(self, summary: dict[str, Any]) -> None:
+        """Published numbers, where the run is of the protocol that they belong to."""
+        recipe = self.setting.recipe
+        if not comparable(recipe):
+            return
+        names = DATA, recipe.teacher.name, recipe.student.name
+        for row in (*summary["rows"], summary["teacher"]):
+            found = published(*names, row.get("method", "teacher"))
+            row["published"] = found and {"value": found.value, "source": found.source}
 
-def mistakes(valid: Images, student: Tensor, teacher: Tensor) -> list[dict[str, Any]]:
+
+def mistakes(valid: Split, student: Tensor, teacher: Tensor) -> list[dict[str, Any]]:
     """The first validation images where the teacher is right and the student wrong, as PNG."""
     wrong = (teacher == valid.labels) & (student != valid.labels)
     items = []
     for index in wrong.nonzero().flatten()[:SHOWN].tolist():
-        pixels = valid.images[index].cpu()
+        pixels = valid.picture(index)
         image = Image.fromarray((pixels[0] if valid.channels == 1 else pixels.permute(1, 2, 0)).numpy())
         buffer = io.BytesIO()
         image.save(buffer, "PNG")

@@ -113,6 +113,7 @@ class Cluster:
     def __init__(self, address: str, *, size: int | None = None):
         try:
             import ray
+            import ray.exceptions
         except ImportError as error:
             raise ValueError("--ray needs Ray: pip install 'potstill[ray]'") from error
         self.ray, self.started = ray, not ray.is_initialized()

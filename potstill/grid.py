@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from potstill.data import Data
 from potstill.errors import did_you_mean
 from potstill.methods import parse
 from potstill.recipe import Recipe
+from potstill.transfer.protocol import Protocol
 
 PAIRS = "pairs"
 
@@ -20,21 +22,26 @@ class Job:
     """One piece of a grid: a pair's teacher, one student of it, its table; or the precision that all compute in."""
 
     pair: str
-    kind: Literal["precision", "teacher", "cell", "summary"]
+    kind: Literal["precision", "teacher", "cell", "summary", "transfer"]
     method: str = ""
     seed: int = 0
 
     def __str__(self) -> str:
         if self.kind == "precision":
             return "precision:"
-        return f"{self.pair}: {f'{self.method} seed {self.seed}' if self.kind == 'cell' else self.kind}"
+        return f"{self.pair}: {f'{self.name} seed {self.seed}' if self.kind == 'cell' else self.kind}"
+
+    @property
+    def name(self) -> str:
+        """Of the method; the kind of a job without one."""
+        return parse(self.method).name if self.method else self.kind
 
 
 @dataclass(frozen=True)
 class Grid:
     """Recipes by the name of their pair; every one has its methods and seeds.
 
-    `seeds` gives single methods another number of repetitions than their recipe does. `reference` is the method whose
+    `seeds` gives single methods, by name, another number of repetitions than their recipe does. Against `reference`
     wins, ties and losses are counted.
 
     Raises ValueError for no pairs, two pairs whose folders would be one, and a number of seeds for a method that no
@@ -45,6 +52,10 @@ class Grid:
     title: str = ""
     seeds: Mapping[str, int] = field(default_factory=dict)
     reference: str = "icd"
+    notes: tuple[str, ...] = ()
+    """Sentences that belong under its table."""
+    transfer: tuple[tuple[Data, Protocol], ...] = ()
+    """Linear probes of all its networks, when they are trained: on which data, and how."""
 
     def __post_init__(self) -> None:
         if not self.pairs:
@@ -54,7 +65,7 @@ class Grid:
             if (slug := self.slug(pair)) in taken:
                 raise ValueError(f"the pairs {taken[slug]!r} and {pair!r} would share the folder {slug!r}")
             taken[slug] = pair
-        known = {name for recipe in self.pairs.values() for name in recipe.methods}
+        known = {parse(text).name for recipe in self.pairs.values() for text in recipe.methods}
         for name, count in self.seeds.items():
             if name not in known:
                 raise ValueError(f"seeds: no recipe has the method {name!r}; {did_you_mean(name, known)}")
@@ -83,12 +94,9 @@ class Grid:
         """Teachers before their students; seed by seed, so that a table can be read long before the end."""
         for pair, recipe in self.pairs.items():
             yield Job(pair, "teacher")
-            methods = [(name, parse(name).name) for name in recipe.methods]
-            counts = {name: self.seeds.get(text, recipe.seeds) for text, name in methods}
+            counts = {text: self.seeds.get(parse(text).name, recipe.seeds) for text in recipe.methods}
             for seed in range(max(counts.values())):
-                for _, name in methods:
-                    if seed < counts[name]:
-                        yield Job(pair, "cell", name, first + seed)
+                yield from (Job(pair, "cell", text, first + seed) for text in counts if seed < counts[text])
 
     def narrowed(self, pairs: tuple[str, ...] = (), methods: tuple[str, ...] = (), seeds: int | None = None) -> Grid:
         """Only some pairs (by name or folder) or methods, or another number of seeds for all of them.
@@ -106,6 +114,6 @@ class Grid:
             found = {pair: replace(recipe, methods=methods) for pair, recipe in found.items()}
         if seeds is not None:
             found = {pair: replace(recipe, seeds=seeds) for pair, recipe in found.items()}
-        names = {name for recipe in found.values() for name in recipe.methods}
+        names = {parse(text).name for recipe in found.values() for text in recipe.methods}
         own = {} if seeds is not None else {name: count for name, count in self.seeds.items() if name in names}
         return replace(self, pairs=found, seeds=own)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 _GAMMA = 0x9E3779B97F4A7C15
@@ -44,6 +44,11 @@ def hash_index(index: Int64[Tensor, "*shape"], *salts: int | str) -> Int64[Tenso
 def uniform_int(index: Int64[Tensor, "*shape"], high: int, *salts: int | str) -> Int64[Tensor, "*shape"]:
     """A number in [0, high) for each entry of `index` (the bias of the modulus is below high / 2**63)."""
     return hash_index(index, *salts) % high
+
+
+def uniform(index: Int64[Tensor, "*shape"], *salts: int | str) -> Float64[Tensor, "*shape"]:
+    """A number in [0, 1) for each entry of `index`, a multiple of 2**-53."""
+    return (hash_index(index, *salts) >> 10).double() * 2.0**-53
 
 
 def _shift(value: Tensor, by: int) -> Tensor:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -23,7 +23,7 @@ from potstill.console import Talk
 from potstill.evaluation.summary import Cell
 from potstill.grid import Job
 from potstill.loop import Interrupted
-from potstill.methods import parse
+from potstill.methods import Method, parse
 from potstill.models import load_weights
 from potstill.precision import Precision
 from potstill.recipe import Recipe
@@ -89,7 +89,7 @@ def _done(job: Job, recipe: Recipe, folder: Path, plan: Plan, device: str, talk:
             cell = comparison.cell(parse(job.method), job.seed)
             (_place(folder, job) / ERROR).unlink(missing_ok=True)
             return asdict(cell)
-    return comparison.finish(_cells(comparison), choice)
+    return comparison.finish(finished(folder, comparison.methods), choice)
 
 
 def _place(folder: Path, job: Job) -> Path:
@@ -126,13 +126,10 @@ def _claim(comparison: Comparison, plan: Plan, choice: dict[str, Any]) -> None:
     checkpoint.write_json(folder / runs.PRECISION, choice)
 
 
-def _cells(comparison: Comparison) -> list[Cell]:
-    """All that are finished, of the methods that the recipe has."""
-    found = []
-    for method in comparison.methods:
-        for path in sorted((comparison.options.out / method.name).glob(f"seed*/{RESULT}")):
-            found.append(Cell(**json.loads(path.read_text())["cell"]))
-    return found
+def finished(folder: Path, methods: Sequence[Method]) -> list[Cell]:
+    """The cells of a pair's folder that are done."""
+    paths = [path for method in methods for path in sorted((folder / method.name).glob(f"seed*/{RESULT}"))]
+    return [Cell(**json.loads(path.read_text())["cell"]) for path in paths]
 
 
 def register(recipe: Recipe, weights: Path, plan: Plan, device: str, talk: Talk) -> dict[str, Any]:

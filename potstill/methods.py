@@ -3,7 +3,7 @@
 A bare method name stands for its paper's terms (`kd` is `ce:0.1+kd:0.9`); a composition puts `ce:1` in front unless
 `ce` is written (`ce:0`: no labels); `student` is the lone student, `ce:1`. Every term takes `warm_up`, the fraction of
 the run over which its weight grows: `dkd` is `ce:1+dkd(warm_up=0.08333):1`. `~shuffled` replaces the teacher by a
-control that answers about another sample.
+control that answers about another sample. A name of one's own may stand in front: `"dkd=dkd(beta=6)"`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ SIZED = ("samples", "labels")
 """Arguments that come from the data (like those without a default), not from a method string."""
 WARM_UP = "warm_up"
 """The one option that every term takes: over which fraction of the run its weight grows."""
-_PART = re.compile(r"^(?P<name>\w+)(?:\((?P<options>[^()]*)\))?(?::(?P<weight>[^:]+))?$")
+_NAMED = re.compile(r"^(?P<name>[\w.+~-]+)=(?P<formula>.+)$")
+PART = re.compile(r"^(?P<name>\w+)(?:\((?P<options>[^()]*)\))?(?::(?P<weight>[^:]+))?$")
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,13 @@ def parse(text: str) -> Method:
     'ce:1+icd:1+kd:0.5'
     >>> parse("student").expansion
     'ce:1'
+    >>> parse("gentle=icd:0.5").name
+    'gentle'
     """
-    name = text.replace(" ", "")
-    formula, tilde, control = name.partition("~")
+    name = written_out = text.replace(" ", "")
+    if named := _NAMED.match(name):
+        name, written_out = named["name"], named["formula"]
+    formula, tilde, control = written_out.partition("~")
     if tilde and control not in CONTROLS:
         raise ValueError(f"method {text!r}: unknown control {control!r}; {did_you_mean(control, CONTROLS)}")
     parts = [_part(text, part) for part in formula.split("+")] if formula != LONE_STUDENT else []
@@ -135,7 +140,7 @@ def _rounded(share: float) -> float:
 
 
 def _part(whole: str, part: str) -> tuple[str, dict, float | None]:
-    match = _PART.match(part)
+    match = PART.match(part)
     if not match:
         raise ValueError(
             f"method {whole!r}: cannot read {part!r}; write name, name:weight or name(option=value):weight"

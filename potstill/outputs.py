@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from potstill.cell import source
 from potstill.console import Talk
 from potstill.data import batches, first
 from potstill.evaluation import maps
 from potstill.evaluation.answers import LABELS, OUTPUTS, TEACHER, Answers, read, write_answers, write_labels
+from potstill.evaluation.fidelity import fidelity, verdict_sentence
 from potstill.evaluation.summary import Cell
 from potstill.functional import at_least_float32
 from potstill.models import load_weights
@@ -60,6 +64,35 @@ def collect(
     seen = read(out, {method: [folder] for method, folder in firsts.items()})
     if seen is not None and maps.cost(seen) < SHARE * sum(cell.seconds for cell in cells):
         maps.draw(seen, talk)
+
+
+def fidelities(out: Path, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+    """How like its teacher the first seed of each method is, and how well calibrated, from what `collect` wrote.
+
+    A network without outputs, or whose outputs are not finite, is left out.
+    """
+    folders = {cell.method: [out / cell.folder] for cell in sorted(cells, key=lambda cell: -cell.seed)}
+    seen = read(out, folders)
+    if seen is None or TEACHER not in seen.places or not (taught := seen.load(TEACHER)).finite:
+        return {}
+    labels, found = torch.from_numpy(seen.labels), {}
+    for method in (cell.method for cell in cells if cell.method in seen.places):
+        answers = seen.load(method)
+        if method not in found and answers.finite:
+            sides = (_tensor(answers.embedding), _tensor(taught.embedding))
+            logits = torch.from_numpy(answers.logits), torch.from_numpy(taught.logits)
+            found[method] = asdict(fidelity(*logits, labels, *sides))
+    return found
+
+
+def _tensor(value: np.ndarray | None) -> torch.Tensor | None:
+    return None if value is None else torch.from_numpy(value)
+
+
+def remarks(summary: dict[str, Any]) -> list[str]:
+    """Plain sentences about methods that were not shown to help."""
+    sentences = (verdict_sentence(summary, row["method"]) for row in summary["rows"])
+    return [sentence for sentence in sentences if sentence]
 
 
 def _teacher(setting: Setting, teacher: Source | None, folder: Path, seed: int, precision: Precision) -> Network:

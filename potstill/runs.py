@@ -104,6 +104,16 @@ def settle_precision(out: Path | None, asked: str, measure: Callable[[], Choice]
     return precision, why
 
 
+def waiting(out: Path) -> str:
+    """Which part of its training time a run waited for data, over all its networks, evaluation left aside.
+
+    With a GPU this is the host's time, which may wait for a batch while the device still has work.
+    """
+    rows = [json.loads(line) for path in sorted(out.glob("**/timings.jsonl")) for line in path.read_text().splitlines()]
+    seconds, waited = (sum(row[name] for row in rows) for name in ("seconds", "waited_for_data"))
+    return f"waited for data: {100 * waited / max(seconds, 1e-9):.1f} % of {seconds:.1f} s of training"
+
+
 def describe(recipe: Recipe, seed: int, source: str | None) -> dict[str, Any]:
     """What `recipe.json` holds: resolved values, and the environment that they were resolved in."""
     return {

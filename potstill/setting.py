@@ -11,7 +11,7 @@ from torch import nn
 from potstill.cache import PROBE_ROWS, read_about
 from potstill.cached import Cached
 from potstill.cell import Examples, adapted, assemble, choose_precision, source
-from potstill.data import Images, Preprocess, Resident, batches, first
+from potstill.data import Preprocess, Split, batches, first, training
 from potstill.hashing import hash_int
 from potstill.methods import Method
 from potstill.models import build, described, load_weights
@@ -30,8 +30,8 @@ class Setting:
 
     recipe: Recipe
     device: torch.device
-    train: Images
-    valid: Images
+    train: Split
+    valid: Split
     cached: Cached | None = None
     """What speaks for the teacher instead of the network."""
 
@@ -78,10 +78,10 @@ class Setting:
         """
         if (spec.mean is None) != (spec.std is None):
             raise ValueError(f"network {spec.name!r}: give both mean and std, or neither")
-        own = Preprocess.of(self.train)
-        mean, std = spec.mean or own.mean, spec.std or own.std
         mapped = None if method is not None and method.adapting else spec.label_map
-        return replace(own, mean=mean, std=std, size=spec.size, label_map=mapped)
+        if spec.mean is not None:
+            return Preprocess(spec.mean, spec.std, spec.size, mapped)
+        return replace(Preprocess.of(self.train), size=spec.size, label_map=mapped)
 
     def card(self, module: nn.Module, spec: Network, method: Method | None, top1: float) -> dict[str, Any]:
         """What `student.json` says of a network: enough to load and serve it."""
@@ -97,7 +97,7 @@ class Setting:
         }
 
     def teacher(self, module: nn.Module, precision: Precision | None = None) -> Live:
-        probe = next(iter(batches(self.train, 4, self.device)))
+        probe = first(self.train, 4, self.device)
         spec = self.recipe.teacher
         return source(
             module, probe, trained=False, preprocess=self.preprocess(spec), precision=precision or Precision()
@@ -135,7 +135,7 @@ class Setting:
 
     def examples(self, fit: Fit, seed: int) -> Examples:
         data = self.recipe.data
-        loader = Resident(
+        loader = training(
             self.train,
             fit.batch_size,
             augment=data.augment,

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from rich.console import Console
 
-from potstill import bench, catalogue, registry
+from potstill import bench, catalogue, checkpoint, registry, tune
 from potstill.commands.arguments import SHORT, flags, split, unknown, value
 from potstill.console import Talk
 from potstill.data import Data
@@ -22,8 +23,11 @@ from potstill.job import Plan, register
 from potstill.loop import Interrupted
 from potstill.ranks import start, world_size
 from potstill.recipe import Fit
+from potstill.report.export import terminal
 
 Off = tyro.conf.FlagCreatePairsOff
+WIDE = 160
+"""Columns of the tables where stdout is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,13 @@ class Options:
     """These methods instead of the grid's."""
     seeds: int | None = None
     """So many repetitions of every method."""
+    tune: int | None = None
+    """Besides the published settings, a tuned arm of every method: the best of so many trials on held-out training
+    images. The test images are read once, at the end."""
     teachers: Path | None = None
     """Where trained teachers are kept and shared between grids; Potstill's cache folder when left out."""
+    probe_root: Path | None = None
+    """Where the data of the grid's linear probes lies, a folder for each by its name; from the hub when left out."""
     resume: Annotated[bool, Off] = False
     """Nothing more than without: a grid always goes on."""
     smoke: Annotated[bool, Off] = False
@@ -84,7 +93,18 @@ class Train(Bench):
 def run(arguments: list[str]) -> int:
     """`potstill bench`; returns its exit status, 1 when a job failed."""
     given, grid, plan, workers, talk = _asked(arguments, Bench, "bench")
-    outcome = _driven(lambda: bench.run(grid, plan, workers, talk), workers)
+
+    def go() -> bench.Outcome:
+        whole = grid if given.options.tune is None else tuned(grid, given.options.tune, plan, workers, talk)
+        found = bench.run(whole, plan, workers, talk)
+        if grid.transfer:
+            workers.close()
+            device = str(start(given.options.device))
+            found.failed |= bench.probe(whole, plan, device, given.options.probe_root, talk)
+            bench.written(whole, plan, found)
+        return found
+
+    outcome = _driven(go, workers)
     if outcome is None:
         sys.stderr.write("stopped; what is finished is kept: the same command goes on\n")
         return 130
@@ -92,12 +112,10 @@ def run(arguments: list[str]) -> int:
     if given.options.json:
         sys.stdout.write(json.dumps(found) + "\n")
     elif not given.options.quiet:
-        from rich.console import Console
-
-        from potstill.report.tables import comparison_table
-
-        for pair in found["pairs"]:
-            Console(width=160).print(pair["pair"], comparison_table(pair["summary"], width=160))
+        console = Console()
+        console = console if console.is_terminal else Console(width=WIDE)
+        console.print(terminal(found, console.width))
+        console.print(f"report: {plan.out / 'report.html'}", highlight=False, soft_wrap=True)
     return 1 if outcome.failed else 0
 
 
@@ -125,6 +143,19 @@ def train(arguments: list[str]) -> int:
         for pair, card in cards.items():
             sys.stdout.write(f"{pair}: {card['model']} {card['top1']:.2f} %, {card['folder']}\n")
     return 1 if outcome.failed else 0
+
+
+def tuned(grid: Grid, count: int, plan: Plan, workers: Workers, talk: Talk) -> Grid:
+    """Run the trials, in a grid of their own beside the pairs, and return the grid with the tuned arms.
+
+    What was chosen lies in `tuning.json`. Raises ValueError where all trials of a method failed.
+    """
+    place = replace(plan, out=plan.out / "tuning", seed=plan.seed + tune.SEED)
+    bench.check(grid, plan, talk)
+    bench.run(tune.grid_of_trials(grid, count, plan.seed), place, workers, talk)
+    whole, found = tune.with_tuned(grid, json.loads((place.out / "summary.json").read_text()), count)
+    checkpoint.write_json(plan.out / "tuning.json", found)
+    return whole
 
 
 def _driven(go: Callable[[], bench.Outcome], workers: Workers) -> bench.Outcome | None:

@@ -1,4 +1,7 @@
-"""Decoded splits on disk, whole or not there: `<cache>/images/<key>/{images.npy, labels.npy, about.json}`."""
+"""Decoded splits on disk, whole or not there: `<cache>/images/<key>/{images.npy, labels.npy, about.json}`.
+
+What else is cached in a folder of its own is written here too.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,30 +62,43 @@ def find(key: str) -> Entry | None:
 
 def store(key: str, entry: Entry) -> str | None:
     """Write beside, then rename. Returns a note instead of failing where the cache cannot be written."""
-    beside: Path | None = None
-    try:
-        parent = folder() / "images"
-        parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=parent))
+
+    def write(beside: Path) -> None:
         np.save(beside / "images.npy", entry.pixels)
         np.save(beside / "labels.npy", entry.labels)
         about = _About(key, list(entry.pixels.shape), list(entry.notes))
         (beside / "about.json").write_text(json.dumps(asdict(about)))
-        _replace(beside, parent / key, key)
+
+    error = publish("images", key, write, lambda: find(key) is not None)
+    return error and f"decoded images could not be cached ({error}); they are decoded again next time"
+
+
+def publish(kind: str, key: str, write: Callable[[Path], None], there: Callable[[], bool]) -> str | None:
+    """`write(folder)` beside, then rename to `<cache>/<kind>/<key>`, unless a good entry is `there` by then.
+
+    Returns what went wrong instead of failing where the cache cannot be written.
+    """
+    beside: Path | None = None
+    try:
+        parent = folder() / kind
+        parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=parent))
+        write(beside)
+        _replace(beside, parent / key, there)
     except OSError as error:
-        return f"decoded images could not be cached ({error}); they are decoded again next time"
+        return str(error)
     finally:
         if beside is not None:
             shutil.rmtree(beside, ignore_errors=True)
     return None
 
 
-def _replace(beside: Path, place: Path, key: str) -> None:
-    if find(key) is not None:  # written by another process in the meantime, and as good
+def _replace(beside: Path, place: Path, there: Callable[[], bool]) -> None:
+    if there():  # written by another process in the meantime, and as good
         return
     shutil.rmtree(place, ignore_errors=True)
     try:
         beside.rename(place)
     except OSError:
-        if find(key) is None:
+        if not there():
             raise

@@ -86,7 +86,7 @@ def _each(items: Sequence[Item], work: Callable[[Item, int], _T], title: str, qu
     def chunk(start: int) -> list[_T | str]:
         return [_try(work, items[row], row) for row in range(start, min(start + _CHUNK, len(items)))]
 
-    Image.init()  # import Pillow's plugins once, here, not in several threads
+    get_ready()
     starts = range(0, len(items), _CHUNK)
     results: list[_T | str] = []
     console = Console(stderr=True)
@@ -102,31 +102,42 @@ def _each(items: Sequence[Item], work: Callable[[Item, int], _T], title: str, qu
     return results
 
 
+def get_ready() -> None:
+    """Import Pillow's plugins once, not in several threads, and JPEG and PNG first: they are tried in that order."""
+    Image.preinit()
+    Image.init()
+
+
 def _try(work: Callable[[Item, int], _T], item: Item, row: int) -> _T | str:
     try:
         return work(item, row)
     except Exception as error:  # Pillow's readers raise whatever broken bytes lead them to
-        return "no such file" if isinstance(error, FileNotFoundError) else _reason(error)
+        return reason(error)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why an image cannot be read, in a few words."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image that Pillow can identify"
     return f"{type(error).__name__}: {error}".strip(": ")
 
 
-def _open(item: Item) -> Image.Image:
+def opened(item: Item) -> Image.Image:
+    """The image with its header read."""
     if item is None:
         raise ValueError("neither bytes nor a path")
     return Image.open(io.BytesIO(item) if isinstance(item, bytes) else Path(item))
 
 
 def _header(item: Item, row: int) -> tuple[int, int, bool]:
-    with _open(item) as image:
-        return _shape(image)
+    with opened(item) as image:
+        return shape(image)
 
 
-def _shape(image: Image.Image) -> tuple[int, int, bool]:
+def shape(image: Image.Image) -> tuple[int, int, bool]:
+    """Width, height (upright), and whether it is grey; only the header is read."""
     width, height = image.size
     if "exif" in image.info and image.getexif().get(0x0112, 1) >= 5:  # lies on its side
         width, height = height, width
@@ -135,6 +146,14 @@ def _shape(image: Image.Image) -> tuple[int, int, bool]:
 
 def pixels(image: Image.Image, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
     """One image of any mode as uint8 `[C, H, W]`: upright, grey or colour, resized and cropped to `size` (H, W)."""
+    image = upright(image, channels)
+    if size is not None and image.size != (size[1], size[0]):
+        image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BILINEAR)
+    return as_array(image)
+
+
+def upright(image: Image.Image, channels: int) -> Image.Image:
+    """An image of any mode turned as its camera says, in grey or colour."""
     if "exif" in image.info:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
@@ -143,16 +162,18 @@ def pixels(image: Image.Image, channels: int, size: tuple[int, int] | None = Non
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    image = image.convert("L" if channels == 1 else "RGB")
-    if size is not None and image.size != (size[1], size[0]):
-        image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BILINEAR)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def as_array(image: Image.Image) -> np.ndarray:
+    """uint8 `[C, H, W]` of a grey or colour image."""
     array = np.array(image)
-    return array[None] if channels == 1 else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return array[None] if image.mode == "L" else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 def _pixels(item: Item, plan: Plan, out: np.ndarray) -> bool:
     """Write one image into `out` `[C, H, W]`; True if it had to be resized."""
-    with _open(item) as image:
-        width, height, _ = _shape(image)
+    with opened(item) as image:
+        width, height, _ = shape(image)
         out[:] = pixels(image, plan.channels, (plan.height, plan.width))
         return (width, height) != (plan.width, plan.height)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from potstill.data.raw import VALID_NAMES, Item, Raw, interleave, stamp
+from potstill.data.raw import VALID_NAMES, Raw, interleave
 from potstill.data.spec import Data
+from potstill.data.stores import Files
 from potstill.errors import did_you_mean
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
@@ -98,21 +99,13 @@ def _class_split(
     labels = np.array([label for _, label in pairs], dtype=np.int64)
     order = interleave(labels)
     paths = [pairs[row][0] for row in order.tolist()]
-    return _paths_raw(split, paths, labels[order], names, folder), names
+    return Raw(split, labels[order], names, Files.of(paths, folder), np.arange(len(paths))), names
 
 
 def _nested(folder: Path) -> str:
     """A hint where the data lies one folder deeper."""
     inside = [inner for inner in _subfolders(folder) if next(inner.glob("*.parquet"), None)]
     return f"; {inside[0]} holds Parquet files: is it meant?" if inside else ""
-
-
-def _paths_raw(split: str, paths: Sequence[Path], labels: np.ndarray, names: tuple[str, ...] | None, root: Path) -> Raw:
-    def read(rows: np.ndarray) -> list[Item]:
-        return [paths[row] for row in rows.tolist()]
-
-    marks = ("files", [stamp(path, root) for path in paths])
-    return Raw(split, labels, names, read, lambda row: str(paths[row]), marks)
 
 
 def csv_files(root: Path) -> dict[str, Path]:
@@ -142,14 +135,17 @@ def csv_tables(files: dict[str, Path], data: Data) -> tuple[Raw, Raw | None]:
     whole = all(_is_int(row[2]) for row in rows)
     root = files["train"].parent
     held = next((name for name in VALID_NAMES if name in splits), None)
-    train = _csv_raw("train", splits["train"], whole, root)
-    return train, (_csv_raw(held, splits[held], whole, root) if held else None)
+    watch = tuple(files.values())
+    train = _csv_raw("train", splits["train"], whole, root, watch)
+    return train, (_csv_raw(held, splits[held], whole, root, watch) if held else None)
 
 
-def _csv_raw(split: str, rows: Sequence[tuple[str, Path, str, str]], whole: bool, root: Path) -> Raw:
+def _csv_raw(
+    split: str, rows: Sequence[tuple[str, Path, str, str]], whole: bool, root: Path, watch: tuple[Path, ...]
+) -> Raw:
     labels = np.array([int(row[2]) if whole else row[2] for row in rows], dtype=np.int64 if whole else object)
-    raw = _paths_raw(split, [row[1] for row in rows], labels, None, root)
-    return Raw(split, labels, None, raw.read, lambda row: f"{rows[row][1]} ({rows[row][3]})", raw.stamp)
+    store = Files.of([row[1] for row in rows], root, [row[3] for row in rows])
+    return Raw(split, labels, None, store, np.arange(len(rows)), watch)
 
 
 def _header(file: Path) -> list[str]:

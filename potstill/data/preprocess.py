@@ -8,14 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from potstill.data.spec import Images
 from potstill.errors import did_you_mean
+
+
+class Measured(Protocol):
+    """What has statistics: `Images` and `Stream`."""
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Preprocess:
         return cls()
 
     @classmethod
-    def of(cls, images: Images, size: int | None = None) -> Preprocess:
+    def of(cls, images: Measured, size: int | None = None) -> Preprocess:
         """Mean and standard deviation of these images (a constant channel is only centred)."""
         return cls(images.mean, tuple(value or 1.0 for value in images.std), size)
 

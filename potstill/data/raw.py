@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -22,34 +22,69 @@ VALID_NAMES = ("validation", "valid", "val", "dev", "test")
 """Names of splits to validate on, best first."""
 
 
+class Store(Protocol):
+    """Where encoded images lie, by place. It holds no pixels, and is small enough for every worker to have a copy.
+
+    `kept` are the attributes that an index on disk keeps: arrays and plain values.
+    """
+
+    kept: ClassVar[tuple[str, ...]]
+
+    def read(self, places: np.ndarray) -> list[Item]: ...
+
+    def where(self, place: int) -> str:
+        """A name for messages."""
+        ...
+
+    def blocks(self, places: np.ndarray) -> tuple[np.ndarray, int] | None:
+        """For each place a number, equal where places are read at once, and how many blocks a process may keep.
+
+        None where any order is as good as another.
+        """
+        ...
+
+    def stamp(self, changed: bool = True) -> Any:
+        """What identifies the contents: names, sizes and, unless not `changed`, times of change."""
+        ...
+
+    def watched(self) -> list[Path]:
+        """Files and folders of which one changes when images come or go."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Raw:
     """One split as a reader found it.
 
     `labels` is an array `[N]` of int64, or of strings that are not numbered yet; `names` are the class names
-    where the source gives them. `read(rows)` fetches encoded images, `where(row)` names one for a message,
-    and `stamp` identifies the files that it comes from.
+    where the source gives them. `places` `[N]` says where each row lies in `store`. `watch` are further files that it
+    was made from.
     """
 
     split: str
     labels: np.ndarray
     names: tuple[str, ...] | None
-    read: Callable[[np.ndarray], list[Item]]
-    where: Callable[[int], str]
-    stamp: Any
+    store: Store
+    places: np.ndarray
+    watch: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def read(self, rows: np.ndarray) -> list[Item]:
+        """Encoded images."""
+        return self.store.read(self.places[rows])
+
+    def where(self, row: int) -> str:
+        """A row for a message."""
+        return self.store.where(int(self.places[row]))
+
+    def stamp(self, changed: bool = True) -> Any:
+        """What identifies the files and the choice of rows (`changed`: with times of change, which a copy loses)."""
+        return [self.store.stamp(changed), hashlib.sha256(self.places.astype(np.int64).tobytes()).hexdigest()]
+
     def take(self, rows: np.ndarray, split: str | None = None) -> Raw:
-        return replace(
-            self,
-            split=split or self.split,
-            labels=self.labels[rows],
-            read=lambda wanted: self.read(rows[wanted]),
-            where=lambda row: self.where(int(rows[row])),
-            stamp=(self.stamp, hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()),
-        )
+        return replace(self, split=split or self.split, labels=self.labels[rows], places=self.places[rows])
 
 
 def fingerprint(*parts: Any) -> str:

@@ -1,19 +1,24 @@
-"""From a `Data` to two decoded splits: find the source, settle labels and rows, decode or take from cache."""
+"""From a `Data` to two splits: find the source, settle labels and rows; decode, take from cache, or stream."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sized
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from potstill.data import cache
+from potstill.data import cache, listing
 from potstill.data.decode import Plan, decode, plan, resize
 from potstill.data.folders import class_folders, csv_files, csv_tables
 from potstill.data.raw import Raw, check_rows, fingerprint, interleave, limit, settle, stratified
-from potstill.data.spec import Data, Images
-from potstill.data.tables import HUB_NAMES, hub, parquet, parquet_files
+from potstill.data.shards import tar_files, webdataset
+from potstill.data.spec import RESIZED, Data, Images
+from potstill.data.stream import Stream
+from potstill.data.streaming import streamed, title
+from potstill.data.tables import HUB_NAMES, hub, parquet, parquet_files, tables
 from potstill.errors import did_you_mean
 
 VERSION = 1
@@ -25,12 +30,12 @@ DIGITS_TRAIN = 200
 _SHOWN = 3
 
 
-def load(data: Data, *, quiet: bool = False) -> tuple[Images, Images]:
-    """Training and validation images.
+def load(data: Data, *, quiet: bool = False) -> tuple[Images | Stream, Images | Stream]:
+    """Training and validation images, in memory or, where `data.stream` says so, as streams.
 
-    The validation split is the data's own (validation before test); where it has none, a stratified part of
-    the training images is set aside and `notes` say so. Decoded images are cached; the data folder is never
-    written. `quiet` hides progress bars.
+    The validation split is the data's own (validation before test); where it has none, and with `held_out`, a
+    stratified part of the training images is set aside and `notes` say so. Decoded images are cached, and of streamed
+    ones the index; the data folder is never written. `quiet` hides progress bars.
 
     Raises:
         ValueError: the data cannot be found or understood, an image cannot be read, a label or a row limit is
@@ -44,10 +49,40 @@ def load(data: Data, *, quiet: bool = False) -> tuple[Images, Images]:
     if data.size is not None and data.size < 1:
         raise ValueError(f"size must be at least 1, got {data.size}")
     if data.root is None and data.name == "digits":
-        return _digits(data)
-    train, valid, notes = _find(data, quiet)
+        train, valid = _digits(data)
+        if data.held_out is None:
+            return train, valid
+        kept, held = (torch.from_numpy(rows) for rows in stratified(train.labels.numpy(), data.held_out))
+        train = replace(train, notes=(*train.notes, _held(held, train)))
+        return train.take(kept, "train, the rest"), train.take(held, "train, held out")
+    listed = listing.find(data) if data.root is not None and data.stream != "never" else None
+    found = listed or _find(data, quiet)
+    chosen = _chosen(data, found)
+    streams = streamed(data, *chosen, quiet=quiet)
+    if streams is None:  # what is decoded once must notice every change of a file, so no index stands in
+        return _decoded(data, *(_chosen(data, _find(data, quiet)) if listed else chosen), quiet)
+    if listed is None and (trouble := listing.store(data, found)):
+        streams = (replace(streams[0], notes=(*streams[0].notes, trouble)), streams[1])
+    return streams
+
+
+def from_datasets(train: Any, valid: Any | None = None, data: Data | None = None) -> tuple[Stream, Stream]:
+    """Streams of `datasets.Dataset` objects. `data` names the columns and says how images are decoded and augmented.
+
+    Raises:
+        ValueError: columns that cannot be found, or labels that do not fit.
+    """
+    data = data or Data(name="datasets", augment=RESIZED)
+    found = streamed(replace(data, stream="always"), *_chosen(data, (*tables(train, valid, data, "the data set"), [])))
+    assert found is not None
+    return found
+
+
+def _chosen(data: Data, found: listing.Listing) -> tuple[Raw, Raw, tuple[str, ...], list[str]]:
+    """Both splits with numbered labels and as many rows as asked for, the classes, and notes."""
+    train, valid, notes = found
     train, valid, classes, more = settle(train, valid)
-    notes += more + _unused(data, valid is not None)
+    notes = notes + more + _unused(data, valid is not None)
     if valid is None:
         kept, held = stratified(train.labels, data.valid_fraction)
         notes.append(
@@ -57,9 +92,17 @@ def load(data: Data, *, quiet: bool = False) -> tuple[Images, Images]:
         train, valid = train.take(kept), train.take(held, "train, set aside")
     train = limit(train, data.train_rows, "train_rows")
     valid = limit(valid, data.valid_rows, "valid_rows")
+    if data.held_out is not None:
+        kept, held = stratified(train.labels, data.held_out)
+        notes.append(_held(held, train))
+        train, valid = train.take(kept, "train, the rest"), train.take(held, "train, held out")
     if missing := len(classes) - len(np.unique(train.labels)):
         notes.append(f"{missing} of {len(classes)} classes have no training image")
-    return _decoded(data, train, valid, classes, notes, quiet)
+    return train, valid, classes, notes
+
+
+def _held(held: Sized, train: Sized) -> str:
+    return f"{len(held)} of {len(train)} training images are held out, and stand for the validation images"
 
 
 def _digits(data: Data) -> tuple[Images, Images]:
@@ -108,10 +151,12 @@ def _find(data: Data, quiet: bool) -> tuple[Raw, Raw | None, list[str]]:
         beside = [entry.name for entry in root.parent.iterdir()] if root.parent.is_dir() else []
         hint = did_you_mean(root.name, beside) if beside else f"{root.parent} does not exist either"
         raise ValueError(f"no such folder or file: {root}; {hint}")
-    if root.is_file() and root.suffix.lower() not in (".parquet", ".csv", ".tsv"):
-        raise ValueError(f"{root} is a file; expected a folder, a .parquet or a .csv")
+    if root.is_file() and root.suffix.lower() not in (".parquet", ".csv", ".tsv", ".tar"):
+        raise ValueError(f"{root} is a file; expected a folder, a .parquet, a .tar or a .csv")
     if root.is_dir() and not any(root.iterdir()):
-        raise ValueError(f"{root} is empty; looked for Parquet files, class folders or a CSV")
+        raise ValueError(f"{root} is empty; looked for Parquet files, tar shards, class folders or a CSV")
+    if (root.is_dir() or root.suffix.lower() == ".tar") and (files := tar_files(root)):
+        return *webdataset(root, files, data), []
     if (root.is_dir() or root.suffix.lower() == ".parquet") and (files := parquet_files(root)):
         return *parquet(root, files, data), []
     if tables := csv_files(root):
@@ -142,7 +187,7 @@ class _Ready:
 def _decoded(
     data: Data, train: Raw, valid: Raw, classes: tuple[str, ...], notes: list[str], quiet: bool
 ) -> tuple[Images, Images]:
-    name = data.name if data.name not in ("", "digits") or data.root is None else Path(data.root).resolve().stem
+    name = title(data)
     first = _split(data, train, None, f"{name} {train.split}", quiet)
     channels, height, width = first.entry.pixels.shape[1:]
     second = _split(data, valid, Plan(channels, height, width), f"{name} {valid.split}", quiet)
@@ -164,7 +209,7 @@ def _decoded(
 def _split(data: Data, raw: Raw, given: Plan | None, title: str, quiet: bool) -> _Ready:
     shape = given and (given.channels, given.height, given.width)
     labels = fingerprint(raw.labels.tolist())
-    key = fingerprint(VERSION, raw.split, raw.stamp, labels, data.size, data.skip_unreadable, shape)
+    key = fingerprint(VERSION, raw.split, raw.stamp(), labels, data.size, data.skip_unreadable, shape)
     if (entry := cache.find(key)) is not None:
         return _Ready(key, entry, False)
     items = raw.read(np.arange(len(raw)))

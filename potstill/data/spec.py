@@ -15,7 +15,10 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-Augment = Literal["crop-flip", "crop", "flip", "none"]
+Augment = Literal["crop-flip", "crop", "flip", "resized-crop-flip", "none"]
+RESIZED = "resized-crop-flip"
+"""The augmentation of ImageNet: random resized crops, and for evaluation the middle 7/8 of the image. It reads the
+files themselves, so its data is streamed."""
 
 
 @dataclass(frozen=True)
@@ -23,36 +26,54 @@ class Data:
     """Which images to learn from, and how to read them."""
 
     name: str = "digits"
-    """digits (embedded), cifar100, fashion_mnist, tiny_imagenet, or a Hugging Face name such as user/set.
+    """digits (embedded), cifar100, fashion_mnist, stl10, tiny_imagenet, or a Hugging Face name such as user/set.
     With a root it is only a label."""
     root: Path | None = None
-    """Local data: a folder of train-*.parquet and test-*.parquet, a folder of class folders, or a CSV of
-    paths and labels."""
+    """Local data: a folder of train-*.parquet and test-*.parquet, of WebDataset shards train-*.tar, a folder of class
+    folders, or a CSV of paths and labels."""
     label: str | None = None
-    """Column of the labels, e.g. coarse_label for the 20 superclasses of CIFAR-100."""
+    """Column of the labels, e.g. coarse_label for the 20 superclasses of CIFAR-100; in tar shards an ending or a key of
+    the json member."""
     image: str | None = None
-    """Column of the images (Parquet) or of their paths (CSV)."""
+    """Column of the images (Parquet), of their paths (CSV), or their ending (tar shards)."""
     train_rows: int | None = None
     """Use only the first so many training images."""
     valid_rows: int | None = None
     """Use only the first so many validation images."""
     size: int | None = None
-    """Resize the shorter side to this many pixels and crop the centre square, once, when decoding."""
+    """Resize the shorter side to this many pixels and crop the centre square, once, when decoding. With
+    resized-crop-flip: pixels a side of the crops, 224 when left out."""
     valid_fraction: float = 0.1
     """Part of the training images that is set aside where the data has no validation or test split."""
+    held_out: float | None = None
+    """Validate on this part of the training images, set aside by class, instead of on the data's own validation or test
+    images: to choose something without looking at those."""
     skip_unreadable: bool = False
     """Leave out image files that cannot be read, instead of stopping."""
     augment: Augment = "crop-flip"
-    """Augmentation of the training images."""
+    """Augmentation of the training images. resized-crop-flip is ImageNet's: random resized crops, and the middle 7/8
+    of each image for evaluation."""
     data_seed: int = 0
     """Seed of the order and of the augmentation."""
     views: int | None = None
     """How many augmented views there are of each training image: epoch e shows view e mod so many, the same to every
     seed of a comparison. Left out, every epoch and every seed has views of its own."""
+    stream: Literal["auto", "always", "never"] = "auto"
+    """Decode images while training, instead of once into memory. auto does so for resized-crop-flip, and for data of
+    more than 4 GiB of pixels."""
+    workers: int | None = None
+    """Processes that decode streamed images, for each rank; 0 decodes in the training process itself. Left out: one
+    for each core that the rank has. They change no bit."""
 
     def __post_init__(self) -> None:
         if self.views is not None and self.views < 1:
             raise ValueError(f"data.views must be at least 1, got {self.views}")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"data.workers must not be negative, got {self.workers}")
+        if self.augment == RESIZED and self.stream == "never":
+            raise ValueError(f"data.augment {RESIZED} reads the files at every step: data.stream cannot be never")
+        if self.held_out is not None and not 0 < self.held_out < 1:
+            raise ValueError(f"data.held_out must lie between 0 and 1, got {self.held_out}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +122,15 @@ class Images:
         for part in (*self.images.split(4096), self.labels):
             digest.update(part.cpu().contiguous().numpy())
         return digest.hexdigest()
+
+    def picture(self, index: int) -> UInt8[Tensor, "C H W"]:
+        """One image as it is evaluated."""
+        return self.images[index].cpu()
+
+    def take(self, rows: Int64[Tensor, " M"], split: str) -> Images:
+        """Only these images, in this order."""
+        mark = f"{self.fingerprint}/{split}"
+        return replace(self, images=self.images[rows], labels=self.labels[rows], split=split, fingerprint=mark)
 
     def to(self, device: torch.device | str) -> Images:
         """The same images on another device; itself where they already lie there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,31 +13,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from potstill.data.raw import VALID_NAMES, Item, Raw, stamp
+from potstill.data.raw import VALID_NAMES, Raw, stamp
 from potstill.data.spec import Data
+from potstill.data.stores import Parquet, Rows, reading
 from potstill.errors import did_you_mean
 
 HUB_NAMES = {
     "cifar100": "uoft-cs/cifar100",
     "fashion_mnist": "zalando-datasets/fashion_mnist",
+    "imagenet": "ILSVRC/imagenet-1k",
+    "stl10": "tanganke/stl10",
     "tiny_imagenet": "zh-plus/tiny-imagenet",
 }
 _SPLIT = re.compile(rf"^(train|{'|'.join(VALID_NAMES)})(?![a-z])", re.IGNORECASE)
-_HUB_ROWS = 2000
 
 
 class Columns(NamedTuple):
     image: str
     label: str
     names: tuple[str, ...] | None
-
-
-class Chunk(NamedTuple):
-    """Part of a table that is read at once."""
-
-    rows: int
-    load: Callable[[list[str]], pa.Table]
-    title: str
 
 
 def parquet_files(root: Path) -> list[Path]:
@@ -73,31 +67,24 @@ def parquet(root: Path, files: Sequence[Path], data: Data) -> tuple[Raw, Raw | N
 def _parquet_split(
     split: str, files: Sequence[Path], base: Path, data: Data, columns: Columns | None
 ) -> tuple[Raw, Columns]:
-    chunks: list[Chunk] = []
-    found = None
-    for path in files:
-        file = _reading(path, lambda path=path: pq.ParquetFile(path))
-        here = find_columns(file.schema_arrow, data, str(path))
-        found = found or here
-        expected = columns or found
-        if here != expected:
-            what = "class names" if here[:2] == expected[:2] else "columns"
-            raise ValueError(f"{path}: other {what} than the other files: {_brief(here)} and {_brief(expected)}")
-        for group in range(file.num_row_groups):
-
-            def load(names: list[str], file: Any = file, group: int = group, path: Path = path) -> pa.Table:
-                return _reading(path, lambda: file.read_row_group(group, columns=names))
-
-            chunks.append(Chunk(file.metadata.row_group(group).num_rows, load, path.name))
+    shard, group, rows, weight, found = [], [], [], [], None
+    for number, path in enumerate(files):
+        with reading(path, lambda path=path: pq.ParquetFile(path)) as file:
+            here = find_columns(file.schema_arrow, data, str(path))
+            found = found or here
+            expected = columns or found
+            if here != expected:
+                what = "class names" if here[:2] == expected[:2] else "columns"
+                raise ValueError(f"{path}: other {what} than the other files: {_brief(here)} and {_brief(expected)}")
+            for place in range(file.num_row_groups):
+                about = file.metadata.row_group(place)
+                shard, group = [*shard, number], [*group, place]
+                rows, weight = [*rows, about.num_rows], [*weight, about.total_byte_size]
     assert found is not None
-    return _raw(split, chunks, found, base, [stamp(path, base) for path in files]), found
-
-
-def _reading(path: Path, work: Callable[[], Any]) -> Any:
-    try:
-        return work()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} cannot be read as Parquet (truncated or damaged?): {error}") from error
+    arrays = [np.array(values, dtype=np.int64) for values in (shard, group, np.cumsum(rows), weight)]
+    store = Parquet(str(base), [stamp(path, base) for path in files], found.image, *arrays)
+    labels = _labels(store.values(found.label) if rows else None, found.label, split)
+    return Raw(split, labels, found.names, store, np.arange(len(labels))), found
 
 
 def hub(data: Data, quiet: bool) -> tuple[Raw, Raw | None]:
@@ -128,27 +115,30 @@ def hub(data: Data, quiet: bool) -> tuple[Raw, Raw | None]:
             datasets.enable_progress_bars()
     if "train" not in found:
         raise ValueError(f"{name!r} has no split train; it has {', '.join(found)}")
-    columns = find_columns(found["train"].features.arrow_schema, data, name)
     held = next((split for split in VALID_NAMES if split in found), None)
-    train = _hub_split("train", found["train"], columns)
-    if held is None:
-        return train, None
-    other = find_columns(found[held].features.arrow_schema, data, name)
+    return tables(found["train"], None if held is None else found[held], data, name, held or "valid")
+
+
+def tables(train: Any, valid: Any | None, data: Data, name: str, held: str = "valid") -> tuple[Raw, Raw | None]:
+    """Training and validation split of two `datasets.Dataset` objects.
+
+    Raises:
+        ValueError: columns that cannot be found, or that differ between the two.
+    """
+    columns = find_columns(train.features.arrow_schema, data, name)
+    first = _hub_split("train", train, columns)
+    if valid is None:
+        return first, None
+    other = find_columns(valid.features.arrow_schema, data, name)
     if other != columns:
         raise ValueError(f"{name!r}: split {held!r} has {_brief(other)}, split 'train' {_brief(columns)}")
-    return train, _hub_split(held, found[held], columns)
+    return first, _hub_split(held, valid, columns)
 
 
 def _hub_split(split: str, table: Any, columns: Columns) -> Raw:
-    def load(names: list[str], start: int) -> pa.Table:
-        return table.select_columns(names).with_format("arrow")[start : start + _HUB_ROWS]
-
-    chunks = [
-        Chunk(min(_HUB_ROWS, len(table) - start), lambda names, start=start: load(names, start), split)
-        for start in range(0, len(table), _HUB_ROWS)
-    ]
-    files = [Path(file["filename"]) for file in table.cache_files]
-    return _raw(split, chunks, columns, Path(), [(file.name, *stamp(file, file.parent)[1:]) for file in files])
+    found = table.select_columns([columns.label]).with_format("arrow")[:].column(0)
+    labels = _labels(found, columns.label, split)
+    return Raw(split, labels, columns.names, Rows(table, columns.image, split), np.arange(len(labels)))
 
 
 def find_columns(schema: pa.Schema, data: Data, where: str) -> Columns:
@@ -195,37 +185,6 @@ def _holds_images(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(kind.field(place).name == "bytes" for place in range(kind.num_fields))
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _raw(split: str, chunks: Sequence[Chunk], columns: Columns, base: Path, marks: Any) -> Raw:
-    ends = np.cumsum([chunk.rows for chunk in chunks], dtype=np.int64)
-    parts = [chunk.load([columns.label]).column(0) for chunk in chunks]
-    labels = _labels(pa.chunked_array(parts) if parts else None, columns.label, split)
-
-    def read(rows: np.ndarray) -> list[Item]:
-        items: list[Item] = [None] * len(rows)
-        part = np.searchsorted(ends, rows, side="right")
-        for number in np.unique(part).tolist():
-            places = np.flatnonzero(part == number)
-            inside = rows[places] - (ends[number] - chunks[number].rows)
-            column = chunks[number].load([columns.image]).column(0).take(pa.array(inside))
-            for place, value in zip(places.tolist(), column.to_pylist(), strict=True):
-                items[place] = _item(value, base)
-        return items
-
-    def where(row: int) -> str:
-        number = int(np.searchsorted(ends, row, side="right"))
-        return f"{chunks[number].title}, row {row - int(ends[number]) + chunks[number].rows}"
-
-    return Raw(split, labels, columns.names, read, where, ("table", marks, columns.image, columns.label))
-
-
-def _item(value: Any, base: Path) -> Item:
-    if not isinstance(value, dict):
-        return value
-    if value["bytes"] is not None:
-        return value["bytes"]
-    return base / value["path"] if value.get("path") else None
 
 
 def _labels(column: pa.ChunkedArray | None, name: str, split: str) -> np.ndarray:

@@ -6,10 +6,12 @@ Letters in shapes: N samples, K classes, D width.
 from __future__ import annotations
 
 import numpy as np
+import torch
+
+from potstill.evaluation.fidelity import BINS, calibration
 
 PERPLEXITY = 40.0
 ITERATIONS = 300
-BINS = 15
 
 
 def correlation(logits: np.ndarray) -> np.ndarray:
@@ -54,23 +56,15 @@ def class_mean_difference(teacher: np.ndarray, student: np.ndarray, labels: np.n
 
 
 def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> dict[str, np.ndarray]:
-    """Mean confidence and accuracy of the answers in each bin of equal width that has any, and their `count`.
-
-    The confidence is the largest softmax probability; a bin is (`low`, `high`]. Guo, Pleiss, Sun, Weinberger, *On
-    Calibration of Modern Neural Networks*, ICML 2017, arXiv 1706.04599.
-    """
-    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
-    confidence = 1 / np.exp(shifted).sum(1)
-    right = logits.argmax(1) == labels
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    count = np.bincount(place, minlength=bins)
-    kept = np.flatnonzero(count)
+    """The bins of `fidelity.calibration` that have any answers, as arrays of fractions, and their `count`."""
+    found = calibration(torch.from_numpy(logits), torch.from_numpy(labels), bins).bins
+    kept = [bar for bar in found if bar.confidence is not None and bar.accuracy is not None]
     return {
-        "low": kept / bins,
-        "high": (kept + 1) / bins,
-        "confidence": np.bincount(place, confidence, bins)[kept] / count[kept],
-        "accuracy": np.bincount(place, right, bins)[kept] / count[kept],
-        "count": count[kept],
+        "low": np.array([bar.low / 100 for bar in kept]),
+        "high": np.array([bar.high / 100 for bar in kept]),
+        "confidence": np.array([bar.confidence for bar in kept]) / 100,
+        "accuracy": np.array([bar.accuracy for bar in kept]) / 100,
+        "count": np.array([bar.count for bar in kept]),
     }
 
 

@@ -30,6 +30,7 @@ from potstill.models.resnet import (
     resnet110,
 )
 from potstill.models.resnet50 import resnet50
+from potstill.models.resnet_imagenet import resnet18_imagenet, resnet34_imagenet, resnet50_imagenet
 from potstill.models.shufflenetv1 import shufflev1
 from potstill.models.shufflenetv2 import shufflev2
 from potstill.models.vgg import vgg8, vgg11, vgg13, vgg16, vgg19
@@ -46,11 +47,14 @@ __all__ = [
     "resnet8",
     "resnet8x4",
     "resnet14",
+    "resnet18_imagenet",
     "resnet20",
     "resnet32",
     "resnet32x4",
+    "resnet34_imagenet",
     "resnet44",
     "resnet50",
+    "resnet50_imagenet",
     "resnet56",
     "resnet110",
     "shufflev1",
@@ -87,6 +91,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg16": vgg16,
     "vgg19": vgg19,
     "ResNet50": resnet50,
+    "resnet18_imagenet": resnet18_imagenet,
+    "resnet34_imagenet": resnet34_imagenet,
+    "resnet50_imagenet": resnet50_imagenet,
     "MobileNetV2": mobilenetv2,
     "ShuffleV1": shufflev1,
     "ShuffleV2": shufflev2,

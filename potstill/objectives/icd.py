@@ -45,6 +45,7 @@ class ICD(Objective):
     zero_at_match = False
     default_taps = ("embedding", "embedding")
     matches = "contrast"
+    searched = ()  # the temperature is that of the fixed scale, an ablation
     weight_from = "the authors' code"
     paper = "Giakoumoglou, Stathaki: Invariant Causal Knowledge Distillation in Neural Networks. 2024. arXiv:2407.11802"
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import jinja2
 import vl_convert
 
 from potstill.evaluation import answers, maps
-from potstill.report import figures, tables
+from potstill.report import figures, formats, grid_page, tables
+from potstill.report.fidelity_table import fidelity_sheet
 from potstill.report.sections import Section, sections
+from potstill.report.toggles import toggled
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SMALL = 96  # images up to this many pixels wide are enlarged with hard edges
@@ -27,8 +28,8 @@ def write_report(run: Path | str) -> Path:
     """Write `report.html` into a run's folder from what lies there, and return its path.
 
     Reads `summary.json`, and where they exist `recipe.json`, `labels.safetensors`, each cell's `metrics.jsonl` and
-    `examples.json`, and each network's `outputs.safetensors` and `tsne.safetensors`; a section without its file is
-    left out. An older report stays until the new one is complete.
+    `examples.json`, and each network's `outputs.safetensors` and `tsne.safetensors`, or for a grid `grid.json`; a
+    section without its file is left out. An older report stays until the new one is complete.
 
     Raises ValueError for a folder without `summary.json` and for files that are not what they should be.
     """
@@ -58,35 +59,42 @@ def save_figure(chart: figures.Chart, path: Path | str) -> Path:
 def render(run: Path) -> str:
     """The text of the report."""
     summary = read_summary(run)
+    if summary.get("kind") == "grid":
+        return (
+            formats.environment()
+            .get_template("grid.html.jinja")
+            .render(
+                **grid_page.context(run, summary),
+                vega=_vega(),
+                recipe=list(_flat(_read_json(run / "grid.json", dict) or {})),
+            )
+        )
     records = read_curves(run, summary)
     seen = read_answers(run, summary)
     recipe = _read_json(run / "recipe.json", dict) or {}
     environment = recipe.pop("environment", None) or {}
-    environment_of_page = jinja2.Environment(
-        loader=jinja2.PackageLoader("potstill", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment_of_page.get_template("page.html.jinja").render(
-        summary=summary,
-        colours=figures.colours([row["method"] for row in summary["rows"]], summary["baseline"]),
-        columns=tables.COLUMNS,
-        lines=tables.cells(summary),
-        footnotes=tables.footnotes(summary),
-        sentences=tables.sentences(summary),
-        charts=[
-            {"key": key, "title": title, "spec": chart.to_dict(), "picks": "curves" in key}
-            for key, title, chart in charts(summary, records)
-        ],
-        terms=[{**about, "spec": chart.to_dict()} for about, chart in terms(summary, records)],
-        sections=[_laid_out(section) for section in sections(seen, summary)] if seen else [],
-        undrawn=bool(seen and maps.missing(seen)),
-        examples=list(_examples(run, summary)),
-        recipe=list(_flat(recipe)),
-        environment=list(_flat(environment)),
-        vega=_vega(),
+    drawn = charts(summary, records)
+    return (
+        formats.environment()
+        .get_template("page.html.jinja")
+        .render(
+            summary=summary,
+            colours=figures.colours([row["method"] for row in summary["rows"]], summary["baseline"]),
+            sheet=tables.run_sheet(summary),
+            fidelity=fidelity_sheet(summary),
+            sentences=tables.sentences(summary),
+            charts=[
+                {"key": key, "title": title, "spec": toggled(chart), "picks": "curves" in key}
+                for key, title, chart in drawn
+            ],
+            terms=[{**about, "spec": chart.to_dict()} for about, chart in terms(summary, records)],
+            sections=[_laid_out(section) for section in sections(seen, summary)] if seen else [],
+            undrawn=bool(seen and maps.missing(seen)),
+            examples=list(_examples(run, summary)),
+            recipe=list(_flat(recipe)),
+            environment=list(_flat(environment)),
+            vega=_vega() if drawn or seen else "",
+        )
     )
 
 
@@ -96,7 +104,8 @@ def read_summary(run: Path) -> dict[str, Any]:
     summary = _read_json(path, dict)
     if summary is None:
         raise ValueError(f"{run}: no summary.json; expected the folder of a finished run")
-    missing = [key for key in ("dataset", "rows", "baseline", "result") if key not in summary]
+    needed = grid_page.NEEDED if summary.get("kind") == "grid" else ("dataset", "rows", "baseline", "result")
+    missing = [key for key in needed if key not in summary]
     if missing:
         raise ValueError(f"{path}: lacks {', '.join(missing)}")
     return summary

@@ -13,7 +13,7 @@ from potstill.models.resnet import ResNet
 from potstill.models.wrn import WideResNet
 from potstill.taps import probe, stages_of
 
-REFERENCE_MODELS = [name for name in MODELS if name != "small_cnn"]
+REFERENCE_MODELS = [name for name in MODELS if name != "small_cnn" and not name.endswith("_imagenet")]
 FAMILIES = [
     "resnet8", "resnet8x4", "wrn_16_2", "vgg8", "ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2", "small_cnn"
 ]  # fmt: skip

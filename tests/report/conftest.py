@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from grid_case import make_grid
 from PIL import Image
 
 from potstill.evaluation.summary import Cell, summarise
@@ -84,3 +85,10 @@ def finished(tmp_path_factory):
     """A run's folder and its summary. Read only: tests that change a run make their own."""
     run = tmp_path_factory.mktemp("run")
     return run, make_run(run)
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory):
+    """A grid's folder and its summary. Read only."""
+    out = tmp_path_factory.mktemp("grid")
+    return out, make_grid(out)

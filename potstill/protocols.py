@@ -1,0 +1,51 @@
+"""Published protocols, as recipes: what a paper fixed, so that two grids cannot differ in it by accident."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from potstill.data import Data
+from potstill.recipe import Fit, Network, Recipe
+
+MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+"""Of CIFAR-100 as RepDistiller writes them, not as measured on the data."""
+SLOW = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
+"""Students whose learning rate is 0.01 instead of 0.05."""
+THIRTEEN = ("kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "fsp", "nst", "crd")
+"""The methods that ICD's paper compares with, in its order."""
+
+
+def repdistiller(
+    teacher: str, student: str, methods: Sequence[str], *, seeds: int = 5, smoke: bool = False, title: str = ""
+) -> Recipe:
+    """CIFAR-100 by RepDistiller's protocol: SGD, batch 64, 240 epochs, drops by 10 after 150, 180 and 210.
+
+    Networks have the zoo's names; teachers are trained by the same protocol. Smoke: 320 images, 1 epoch, 1 seed.
+
+    Source: Tian, Krishnan, Isola: Contrastive Representation Distillation. ICLR 2020. arXiv:1910.10699, and its code.
+
+    >>> recipe = repdistiller("VGG13".lower(), "MobileNetV2", ["student", "kd"])
+    >>> recipe.fit.lr, recipe.teacher_fit.lr
+    (0.01, 0.05)
+    """
+    epochs = 1 if smoke else 240
+    return Recipe(
+        title=title or f"CIFAR-100: {teacher} to {student}",
+        data=Data(name="cifar100", train_rows=320 if smoke else None, valid_rows=100 if smoke else None),
+        teacher=Network(teacher, mean=MEAN, std=STD),
+        student=Network(student, mean=MEAN, std=STD),
+        methods=tuple(methods),
+        seeds=1 if smoke else seeds,
+        fit=Fit(epochs=epochs, lr=0.01 if student in SLOW else 0.05),
+        teacher_fit=Fit(epochs=epochs, lr=0.01 if teacher in SLOW else 0.05),
+    )
+
+
+def compared(dkd_beta: float, *, fsp: bool) -> tuple[str, ...]:
+    """The rows of the paper's table and what the field uses since, for one pair.
+
+    `dkd_beta` is mdistiller's for the pair; `fsp` whether the two networks have equal channels, which FSP needs.
+    """
+    thirteen = (name for name in THIRTEEN if fsp or name != "fsp")
+    own = ("icd", "icd+kd", "rrd", "rrd+kd", "crd+kd")
+    return ("student", *thirteen, *own, f"dkd=dkd(beta={dkd_beta:g})", "dist")

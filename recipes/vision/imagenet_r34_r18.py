@@ -7,7 +7,7 @@ warm-up, DIST with tau = 1; the others as on CIFAR-100. No published number stan
     potstill distill recipes/vision/imagenet_r34_r18.py --data.root IMAGENET --teacher.checkpoint resnet34.pth
 
 IMAGENET is train/<class>/*.JPEG and val/<class>/*.JPEG, the hub's Parquet files, or WebDataset shards.
-Smoke: 192 images at 32 pixels, 1 epoch.
+Smoke: 128 images at 32 pixels, 1 epoch.
 """
 
 from potstill.data import USUAL, Data
@@ -23,7 +23,7 @@ def recipe(smoke: bool = False) -> Recipe:
             name="imagenet",
             augment="resized-crop-flip",
             size=32 if smoke else 224,
-            train_rows=192 if smoke else None,
+            train_rows=128 if smoke else None,
             valid_rows=64 if smoke else None,
         ),
         teacher=Network("resnet34_imagenet", mean=MEAN, std=STD),

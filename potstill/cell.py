@@ -217,6 +217,7 @@ def choose_precision(
     fit: Fit,
     preprocess: Preprocess | None,
     teacher_preprocess: Preprocess | None,
+    rounds: int = 5,
 ) -> Choice:
     """Measure real steps on throw-away copies: weights, statistics and random state stay as they are."""
     device = examples.probe.main.index.device
@@ -235,4 +236,4 @@ def choose_precision(
 
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         batch = next(iter(examples.loader.epoch(0)))  # a loader of somebody else's may draw random numbers
-        return choose(step, device)
+        return choose(step, device, rounds)

@@ -29,6 +29,7 @@ commands:
   distill [RECIPE] [--leaf value ...]   train a teacher and its students, print one table, write a report
   bench GRID [--jobs N]                 pairs x methods x seeds: one table, from a grid that can be stopped and gone on
   train RECIPE|GRID                     only the teachers, into the folder where bench finds them
+  check [RECIPE|GRID]                   what it will cost before it runs: time, memory, teacher, terms, data
   cache [RECIPE] --out DIR              write what the teacher says, to teach from with --teacher.cache DIR
   transfer RUN --data NAME|FOLDER       linear probes of a run's networks on other data, two arms
   list {methods,models,data,recipes}    what there is
@@ -103,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, 1 for an error, 2 for a wrong call, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {
-        name: globals()[f"_{name}"] for name in ("distill", "bench", "train", "cache", "transfer", "list", "report")
+        name: globals()[f"_{name}"]
+        for name in ("distill", "bench", "train", "check", "cache", "transfer", "list", "report")
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
@@ -231,6 +233,12 @@ def _list(arguments: list[str]) -> int:
 
 def _cache(arguments: list[str]) -> int:
     from potstill.commands.cache import run
+
+    return run(arguments)
+
+
+def _check(arguments: list[str]) -> int:
+    from potstill.commands.check import run
 
     return run(arguments)
 

@@ -61,3 +61,21 @@ class Talk:
                 return lambda done: progress.update(current, completed=done.step)
 
             yield begin
+
+
+def spanned(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> spanned(0.4), spanned(95), spanned(8000), spanned(200_000)
+    ('0.4 s', '1 min 35 s', '2 h 13 min', '2 d 8 h')
+    """
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} d {hours} h"

@@ -68,7 +68,8 @@ class Options:
     teachers: Path | None = None
     """Where trained teachers are shared between runs; without it a run trains its own."""
     stacking: bool = True
-    """Students that train side by side may be stacked where it pays; their last bits then depend on their group."""
+    """Students that train side by side may be stacked where it pays, if the precision is left to measuring as well:
+    their last bits then depend on their group."""
 
 
 @dataclass
@@ -163,8 +164,10 @@ class Comparison:
         return [failed.get(trainee) or trainee.cell() for trainee in trainees]
 
     def _step(self, ready: dict[Engine, Trainee], examples: Callable[[Fit], Examples], heard: Source | None) -> Step:
-        """In turn, or stacked where that was measured to pay."""
-        alike = stacks(list(ready)) if self.options.stacking else []
+        """In turn, or stacked where arithmetic is left to measuring and that was measured to pay."""
+        record, device = self.options.out / STUDENTS, self.options.device
+        measured = self.options.stacking and (self.options.precision == "auto" or record.exists())
+        alike = stacks(list(ready)) if measured else []
         if not alike:
             return in_turn
         some, shared = [ready[engine] for engine in alike[0][:MEASURED]], examples(self.setting.recipe.fit)
@@ -185,7 +188,7 @@ class Comparison:
             ]
 
         batch = next(iter(shared.loader.epoch(0)))
-        choice = settle(self.options.out / STUDENTS, build, batch, self.options.device)
+        choice = settle(record, build, batch, device)
         self.options.talk.say(f"students: {choice['why']}")
         return Stacked(list(ready)) if choice["stacked"] else in_turn
 

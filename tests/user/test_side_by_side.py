@@ -1,6 +1,7 @@
 """Side by side from the command line: the same numbers as alone, and a table that says what the seeds share."""
 
 import json
+import shutil
 
 import pytest
 
@@ -57,6 +58,25 @@ def test_the_table_says_what_the_seeds_share(distilled, tmp_path):
     weights = [(tmp_path / out / "teacher" / "student.safetensors").read_bytes() for out in ("shared", "own")]
     assert weights[0] == weights[1]
     assert shared["kd/seed0"] != own["kd/seed0"]
+    assert not (tmp_path / "shared" / "students.json").exists()  # nothing is left to measuring
+
+
+def test_stacking_is_measured_where_the_precision_is(shell, tmp_path):
+    """Once: the rest of the run goes on in the same way, as does a resumed one that names the precision."""
+    words = [word for word in WORDS if word not in ("--precision", "float32")]
+    words = ("distill", *words, *SHARED, "--methods", "kd", "--seeds", 2, "--out", "out")
+    assert shell(*words)[0] == 0
+    record = tmp_path / "out" / "students.json"
+    found, named = json.loads(record.read_text()), json.loads((tmp_path / "out" / "precision.json").read_text())
+    assert "a step of 2 students: in turn " in found["why"]
+    before = learned(tmp_path / "out")
+    for seed in (0, 1):
+        shutil.rmtree(tmp_path / "out" / "kd" / f"seed{seed}")
+    record.write_text(json.dumps({"stacked": found["stacked"], "why": "as recorded"}))
+    code, _, error = shell(*words, "--resume", "--precision", named["choice"])
+    assert code == 0
+    assert "students: as recorded" in error
+    assert learned(tmp_path / "out") == before
 
 
 def test_a_student_that_fails_leaves_the_others(distilled, tmp_path):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from potstill.api import distill
     from potstill.data import Data, Images, Preprocess
-    from potstill.engine import Interrupted
     from potstill.grid import Grid
+    from potstill.loop import Interrupted
     from potstill.methods import parse
     from potstill.recipe import Fit, Network, Recipe
     from potstill.student import Predictor, load

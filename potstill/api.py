@@ -18,8 +18,8 @@ from potstill.cell import Examples, adapted, choose_precision, final_evaluation,
 from potstill.console import Talk
 from potstill.data import Preprocess, Split, batches, training
 from potstill.data.foreign import Given, Ordered, check_labels, in_order, labels_of
-from potstill.engine import Result
 from potstill.evaluation.summary import Cell, summarise
+from potstill.loop import Result
 from potstill.methods import Method, parse
 from potstill.precision import Precision, lay_out
 from potstill.ranks import start

@@ -22,10 +22,12 @@ from potstill.console import Talk
 from potstill.evaluation.claims import claims, tallies
 from potstill.fanout import Workers
 from potstill.grid import Grid, Job
-from potstill.job import Plan, finished, work
+from potstill.job import Failed, Plan, finished, work
 from potstill.methods import LONE_STUDENT, parse
 from potstill.report.export import write_tables
 from potstill.report.page import write_report
+from potstill.report.tables import SHARED_ORDER
+from potstill.together import MOST
 from potstill.transfer import read_transfer, transfer
 from potstill.transfer.run import Options as Probing
 
@@ -115,7 +117,7 @@ def _all(grid: Grid, seed: int) -> Iterator[Job]:
 def drive(jobs: Iterable[Job], grid: Grid, plan: Plan, workers: Workers, talk: Talk) -> Outcome:
     """Keep all workers busy with the first jobs whose turn has come, until none is left."""
     outcome, waiting = Outcome(), list(jobs)
-    running: dict[Future, Job] = {}
+    running: dict[Future, list[Job]] = {}
     attempts: dict[Job, int] = {}
     total = len(waiting)
     with talk.counted("jobs", total, shown=not plan.aloud) as advance:
@@ -130,32 +132,43 @@ def drive(jobs: Iterable[Job], grid: Grid, plan: Plan, workers: Workers, talk: T
             over(job, f" FAILED: {text}")
 
         while waiting or running:
-            while len(running) < workers.size and (job := _next(waiting, list(running.values()), outcome, grid)):
-                waiting.remove(job)
+            while len(running) < workers.size and (job := _next(waiting, running.values(), outcome, grid)):
                 if cause := _hopeless(job, outcome):
+                    waiting.remove(job)
                     fail(job, cause)
                     continue
-                attempts[job] = attempts.get(job, 0) + 1
+                jobs = _group(job, waiting, attempts, grid, workers.size)
+                for one in jobs:
+                    waiting.remove(one)
+                    attempts[one] = attempts.get(one, 0) + 1
                 recipe, folder = grid.pairs[job.pair], plan.out / grid.folder(job.pair)
-                running[workers.submit(work, job, recipe, folder, plan)] = job
+                running[workers.submit(work, jobs, recipe, folder, plan)] = jobs
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job = running.pop(future)
+                jobs = running.pop(future)
                 error = future.exception()
                 if error is None:
-                    outcome.done[job], warnings = future.result()
-                    over(job, _said(job, outcome.done[job]))
+                    values, warnings = future.result()
+                    for job, value in zip(jobs, values, strict=True):
+                        if isinstance(value, Failed):
+                            fail(job, value.why)
+                            continue
+                        outcome.done[job] = value
+                        over(job, _said(job, value))
                     for line in warnings:
                         talk.warn(line.removeprefix("warning:").strip())
-                elif workers.lost(error) and attempts[job] < ATTEMPTS:
-                    talk.warn(f"{job}: its worker died; started again")
-                    waiting.insert(0, job)
-                else:
-                    fail(job, str(error) or type(error).__name__)
+                    continue
+                for job in reversed(jobs):
+                    if workers.lost(error) and attempts[job] < ATTEMPTS:
+                        talk.warn(f"{job}: its worker died; started again")
+                        waiting.insert(0, job)
+                    else:
+                        fail(job, str(error) or type(error).__name__)
     return outcome
 
 
-def _next(waiting: list[Job], running: list[Job], outcome: Outcome, grid: Grid) -> Job | None:
+def _next(waiting: list[Job], groups: Iterable[list[Job]], outcome: Outcome, grid: Grid) -> Job | None:
     """The first job that waits for no other one."""
+    running = [job for group in groups for job in group]
 
     def teacher(job: Job) -> tuple:
         recipe = grid.pairs[job.pair]
@@ -178,6 +191,18 @@ def _next(waiting: list[Job], running: list[Job], outcome: Outcome, grid: Grid) 
         elif not own:
             return job
     return None
+
+
+def _group(job: Job, waiting: list[Job], attempts: dict[Job, int], grid: Grid, workers: int) -> list[Job]:
+    """The job, and other cells of its pair beside it where all students see the same batches.
+
+    As many as leave work for the other workers. What a worker has died of is tried again alone.
+    """
+    if job.kind != "cell" or grid.pairs[job.pair].data.order == "own" or job in attempts:
+        return [job]
+    cells = [other for other in waiting if other.kind == "cell" and other not in attempts]
+    size = min(MOST, -(-len(cells) // workers))
+    return [job, *(other for other in cells if other.pair == job.pair and other != job)][:size]
 
 
 def _hopeless(job: Job, outcome: Outcome) -> str | None:
@@ -209,6 +234,7 @@ def summary(grid: Grid, plan: Plan, outcome: Outcome) -> dict[str, Any]:
             pairs.append({"pair": pair, "folder": str(grid.folder(pair)), "summary": json.loads(path.read_text())})
             cells[pair] = finished(path.parent, [parse(text) for text in recipe.methods])
     ran = {cell.method for group in cells.values() for cell in group}
+    shared = any(recipe.data.order == "shared" for recipe in grid.pairs.values())
     return {
         "kind": "grid",
         "title": grid.title,
@@ -225,5 +251,5 @@ def summary(grid: Grid, plan: Plan, outcome: Outcome) -> dict[str, Any]:
             for job, text in outcome.failed.items()
         ],
         "transfer": read_transfer(plan.out),
-        "notes": list(grid.notes),
+        "notes": [*grid.notes, *([SHARED_ORDER] if shared else [])],
     }

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from potstill.data.preprocess import Preprocess
-from potstill.engine import Engine, Loader, Result
+from potstill.engine import Engine
 from potstill.hashing import hash_int
+from potstill.loop import Loader, Result
 from potstill.methods import Method
 from potstill.precision import Choice, Precision, choose
 from potstill.recipe import Fit
@@ -152,7 +153,7 @@ def adapted(
     return student
 
 
-def train_stages(
+def prepared(
     student: nn.Module,
     teacher: Source | None,
     method: Method,
@@ -163,33 +164,44 @@ def train_stages(
     label: str,
     resume: bool = False,
     folder: Path | None = None,
+    heard: Source | None = None,
     **kw: Any,
-) -> tuple[Engine, Result]:
-    """All stages of a method, one after the other, on one student; what an earlier one learns is handed on.
+) -> Engine:
+    """The engine of a method's main stage, once the stages in front of it are trained, one after the other.
 
-    An earlier stage has a folder of its own in the cell's. A finished one is not run again by a resumed run.
+    What an earlier stage learns is handed on. Each has a folder of its own in the cell's; a finished one is not run
+    again by a resumed run. `heard` speaks for the teacher in the main stage, where several students share it.
     """
     handed: dict[str, Weights] = {}
-    total = Result()
+    spent = Result()
     for stage in method.stages:
-        part, asked = folder / stage.name if folder else None, stage.fit(fit)
+        main, asked = stage is method.stages[-1], stage.fit(fit)
         engine = assemble(
             student,
-            teacher,
+            heard or teacher if main else teacher,
             stage.terms,
             examples(asked),
             asked,
             control=method.control,
-            folder=part,
+            folder=folder / stage.name if folder else None,
             handed=handed,
-            evaluated=not stage.name,
+            evaluated=main,
             **kw,
         )
         engine.on_step = begin(f"{label} ({stage.name})" if stage.name else label, engine.total)
+        if main:
+            engine.result.seconds, engine.result.waited = spent.seconds, spent.waited
+            return engine
         done = engine.run(resume=resume)
+        spent = Result([], spent.seconds + done.seconds, spent.waited + done.waited)
         handed |= {term.name: term.objective.state_dict() for term in engine.system.wired}
-        total = Result(done.history, total.seconds + done.seconds, total.waited + done.waited)
-    return engine, total
+    raise AssertionError("a method has a main stage")
+
+
+def train_stages(student: nn.Module, *args: Any, resume: bool = False, **kw: Any) -> tuple[Engine, Result]:
+    """All stages of a method on one student; see `prepared`."""
+    engine = prepared(student, *args, resume=resume, **kw)
+    return engine, engine.run(resume=resume)
 
 
 def final_evaluation(engine: Engine, examples: Examples, reference: Tensor | None) -> Evaluation:

@@ -265,7 +265,7 @@ def _held(setting: Setting) -> Batch:
 
 
 def _resident(setting: Setting) -> int:
-    """Bytes that lie on the device throughout: labels, images in memory, and a cache's answers for one view."""
+    """Bytes on the device throughout: labels, images that are not decoded on the way, a cache's answers for a view."""
     splits = (setting.train, setting.valid)
     tensors = [split.labels for split in splits] + [split.images for split in splits if isinstance(split, Images)]
     return sum(t.numel() * t.element_size() for t in tensors) + (_answers(setting.cached) if setting.cached else 0)

@@ -132,7 +132,7 @@ def _distill(arguments: list[str]) -> int:
     from potstill.compare import run
     from potstill.comparison import Options
     from potstill.console import Talk
-    from potstill.engine import Interrupted
+    from potstill.loop import Interrupted
     from potstill.ranks import rank, start
 
     named, rest = split(arguments)

@@ -8,12 +8,14 @@ from typing import Any
 from potstill import runs
 from potstill.comparison import Comparison, Options
 from potstill.data import load
+from potstill.evaluation.summary import Cell
 from potstill.methods import Method, parse
 from potstill.models import check_name
 from potstill.precision import Precision
 from potstill.ranks import rank, wait
 from potstill.recipe import Recipe
 from potstill.setting import Setting, with_views, without_effect
+from potstill.together import groups
 
 
 def run(recipe: Recipe, options: Options) -> dict[str, Any]:
@@ -76,9 +78,23 @@ def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[
     with talk.bars(1 + sum(len(method.stages) for method, _ in cells)) as begin:
         comparison = Comparison(setting, options, methods, precision, begin)
         comparison.learn_teacher()
-        done = [comparison.cell(method, seed) for method, seed in cells]
+        done = _trained(comparison, cells)
     talk.say(runs.waiting(options.out))
     return comparison.finish(done, {"choice": precision.name, "why": why})
+
+
+def _trained(comparison: Comparison, cells: list[tuple[Method, int]]) -> list[Cell]:
+    """One after the other, or side by side where they see the same batches; then one that fails ends only itself."""
+    if comparison.setting.recipe.data.order == "own":
+        return [comparison.cell(method, seed) for method, seed in cells]
+    done: list[Cell] = []
+    # Seeds of a method together: their students are alike.
+    for group in groups(sorted(cells, key=lambda cell: comparison.methods.index(cell[0]))):
+        for (method, seed), found in zip(group, comparison.cells(group), strict=True):
+            if isinstance(found, Exception):
+                raise ValueError(f"{method.name} seed {seed}: {found}") from found
+            done.append(found)
+    return done
 
 
 def _check_names(methods: list[Method], recipe: Recipe) -> None:

@@ -7,44 +7,50 @@ finished and never run again.
 
 from __future__ import annotations
 
-import base64
-import io
+import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from potstill import checkpoint, registry, runs
-from potstill.cell import final_evaluation, train_stages
+from potstill.cell import Examples, assemble, final_evaluation, prepared
 from potstill.console import Talk
-from potstill.data import Preprocess, Split
+from potstill.data import Preprocess
+from potstill.engine import Engine
 from potstill.evaluation.summary import Cell, summarise
+from potstill.loop import Step, each, in_turn
 from potstill.methods import Method, parse
 from potstill.models import load_weights
 from potstill.outputs import collect, fidelities, remarks
 from potstill.precision import Precision
 from potstill.published import DATA, comparable, published
 from potstill.ranks import rank, wait
-from potstill.recipe import Fit, Network
+from potstill.recipe import Fit
 from potstill.registry import RESULT
+from potstill.report.mistakes import mistakes
 from potstill.report.page import write_report
 from potstill.setting import Setting
+from potstill.sources import Heard
+from potstill.stacked import Stacked, settle, stacks
 from potstill.student import CARD, WEIGHTS, adaptation, save_student
 from potstill.tasks.classify import Classify, Evaluation
 from potstill.teachers import examine
+from potstill.together import Trainee, side_by_side
 from potstill.types import Progress, Source
 from potstill.usage import Peak
 
-SHOWN = 24
-"""Images in the report where the teacher is right and the student wrong, per method."""
-
+STUDENTS = "students.json"
+"""Whether students that train side by side are stacked, and what was measured."""
+MEASURED = 4
+"""Students that are measured for that."""
 Begin = Callable[[str, int], Callable[[Progress], None]]
 
 
@@ -61,6 +67,8 @@ class Options:
     source: str | None = None
     teachers: Path | None = None
     """Where trained teachers are shared between runs; without it a run trains its own."""
+    stacking: bool = True
+    """Students that train side by side may be stacked where it pays; their last bits then depend on their group."""
 
 
 @dataclass
@@ -109,7 +117,11 @@ class Comparison:
         place = shared or folder
         with registry.locked(place) if shared and rank() == 0 else nullcontext():
             if not registry.finished(place):
-                result, _ = self.train(module, spec, parse("student"), fit, seed, place, "teacher")
+                alone = Trainee(spec, parse("student"), fit, seed, place)
+                alone.module = module
+                alone.engine = self._engine(alone, lambda fit: self.setting.examples(fit, seed), "teacher")
+                alone.engine.run(self.options.resume)
+                result, _ = self._kept(alone)
                 if rank() == 0:
                     checkpoint.write_json(place / RESULT, {**result, "key": place.name} if shared else result)
             if shared and rank() == 0:
@@ -117,25 +129,86 @@ class Comparison:
 
     def cell(self, method: Method, seed: int) -> Cell:
         """Train one student, or read what it came to."""
-        folder = self.options.out / method.name / f"seed{seed}"
-        if (folder / RESULT).exists():
-            return Cell(**json.loads((folder / RESULT).read_text())["cell"])
+        (found,) = self.cells([(method, seed)])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def cells(self, wanted: Sequence[tuple[Method, int]]) -> list[Cell | Exception]:
+        """Train students side by side, or read what they came to; where one failed stands why.
+
+        Raises Interrupted when all are stopped, and ValueError for several whose batches are not the same.
+        """
+        if len(wanted) > 1 and self.setting.recipe.data.order != "shared":
+            raise ValueError("students that train side by side see the same batches; set data.order to shared")
         spec, fit = self.setting.recipe.student, self.setting.recipe.fit
-        peak = Peak(self.options.device)
-        module = self.setting.student(method, seed, self.teacher)
-        result, found = self.train(module, spec, method, fit, seed, folder, f"{method.name} seed {seed}")
+        trainees = [Trainee(spec, method, fit, seed, self.folder(method, seed)) for method, seed in wanted]
+        new = [trainee for trainee in trainees if not trainee.done]
+        alone, peak = len(new) == 1, Peak(self.options.device)
+        heard = None if alone or self.teacher is None else Heard(self.teacher)
+        # One loader for all: the examples of a stage are made once.
+        examples = cache(lambda fit: self.setting.examples(fit, self.setting.order(new[0].seed)))
+
+        def prepare(trainee: Trainee) -> None:
+            trainee.module = self.setting.student(trainee.method, trainee.seed, self.teacher)
+            label = f"{trainee.method.name} seed {trainee.seed}" if alone else f"{len(new)} students side by side"
+            trainee.engine = self._engine(trainee, examples, label, heard)
+
+        failed = each(new, prepare)
+        ready = {trainee.engine: trainee for trainee in new if trainee not in failed}
+        ended = side_by_side(list(ready), heard, self.options.resume, self._step(ready, examples, heard))
+        failed |= {ready[engine]: error for engine, error in ended.items()}
+        trained = [trainee for trainee in ready.values() if trainee not in failed]
+        failed |= each(trained, lambda trainee: self._finish(trainee, peak.mib() if alone else None))
+        return [failed.get(trainee) or trainee.cell() for trainee in trainees]
+
+    def _step(self, ready: dict[Engine, Trainee], examples: Callable[[Fit], Examples], heard: Source | None) -> Step:
+        """In turn, or stacked where that was measured to pay."""
+        alike = stacks(list(ready)) if self.options.stacking else []
+        if not alike:
+            return in_turn
+        some, shared = [ready[engine] for engine in alike[0][:MEASURED]], examples(self.setting.recipe.fit)
+
+        def build() -> list[Engine]:
+            return [
+                assemble(
+                    copy.deepcopy(trainee.module),
+                    heard if trainee.method.needs_teacher else None,
+                    trainee.method.terms,
+                    shared,
+                    trainee.fit,
+                    control=trainee.method.control,
+                    preprocess=self.setting.preprocess(trainee.spec, trainee.method),
+                    precision=self.precision,
+                )
+                for trainee in some
+            ]
+
+        batch = next(iter(shared.loader.epoch(0)))
+        choice = settle(self.options.out / STUDENTS, build, batch, self.options.device)
+        self.options.talk.say(f"students: {choice['why']}")
+        return Stacked(list(ready)) if choice["stacked"] else in_turn
+
+    def folder(self, method: Method, seed: int) -> Path:
+        """Of a cell."""
+        return self.options.out / method.name / f"seed{seed}"
+
+    def _finish(self, trainee: Trainee, peak: float | None) -> None:
+        """Write down what a trained student came to."""
+        method, seed, folder = trainee.method, trainee.seed, trainee.folder
+        result, found = self._kept(trainee)
         cell = Cell(
             method=method.name,
             seed=seed,
             top1=result["top1"],
             best_top1=result["best_top1"],
             agreement=found.agreement,
-            parameters=runs.parameters(module),
+            parameters=runs.parameters(trainee.module),
             seconds=result["seconds"],
             expansion=method.expansion,
             folder=str(folder.relative_to(self.options.out)),
             teacher_free=not method.needs_teacher,
-            peak_mib=peak.mib(),
+            peak_mib=peak,
         )
         if rank() == 0:
             if seed == self.options.seed and self.answers is not None:
@@ -144,35 +217,40 @@ class Comparison:
             checkpoint.write_json(folder / RESULT, {**result, "cell": asdict(cell)})
         wait()
         self.options.talk.say(f"{method.name} seed {seed}: {cell.top1:.2f} % ({cell.seconds:.0f} s)")
-        return cell
 
-    def train(
-        self, module: nn.Module, spec: Network, method: Method, fit: Fit, seed: int, folder: Path, label: str
-    ) -> tuple[dict[str, Any], Evaluation]:
-        """Train one network to the end and save it."""
-        preprocess = self.setting.preprocess(spec, method)
-        engine, done = train_stages(
-            module,
+    def _engine(
+        self, trainee: Trainee, examples: Callable[[Fit], Examples], label: str, heard: Source | None = None
+    ) -> Engine:
+        """Ready for the main stage of its method."""
+        method = trainee.method
+        return prepared(
+            trainee.module,
             self.teacher if method.needs_teacher else None,
             method,
-            lambda fit: self.setting.examples(fit, seed),
-            fit,
+            examples,
+            trainee.fit,
             begin=self.begin,
             label=label,
             resume=self.options.resume,
-            seed=seed,
-            preprocess=preprocess,
+            heard=heard if method.needs_teacher else None,
+            seed=trainee.seed,
+            preprocess=self.setting.preprocess(trainee.spec, method),
             precision=self.precision,
             reference=self.answers,
-            folder=folder,
+            folder=trainee.folder,
         )
-        found = final_evaluation(engine, self.setting.examples(fit, seed), self.answers)
+
+    def _kept(self, trainee: Trainee) -> tuple[dict[str, Any], Evaluation]:
+        """A trained network is evaluated and saved."""
+        engine, method = trainee.engine, trainee.method
+        done = engine.result
+        found = final_evaluation(engine, self.setting.examples(trainee.fit, trainee.seed), self.answers)
         best = max(row["top1"] for row in done.history if "top1" in row)
         result = {"top1": found.top1, "best_top1": best, "seconds": done.seconds, "waited": done.waited}
         if rank() == 0:
-            card = self.setting.card(module, spec, method, found.top1)
-            card |= {"expansion": method.expansion, "seed": seed, **adaptation(engine.student)}
-            save_student(folder, engine.student, card)
+            card = self.setting.card(trainee.module, trainee.spec, method, found.top1)
+            card |= {"expansion": method.expansion, "seed": trainee.seed, **adaptation(engine.student)}
+            save_student(trainee.folder, engine.student, card)
         return result, found
 
     def finish(self, cells: list[Cell], precision: dict[str, Any]) -> dict[str, Any]:
@@ -187,6 +265,7 @@ class Comparison:
             notes=self.setting.notes,
             title=self.setting.recipe.title,
             precision=precision,
+            order=self.setting.recipe.data.order,
         )
         if rank() == 0:
             collect(out, self.setting, self.teacher, cells, self.options.seed, self.precision, self.options.talk)
@@ -210,18 +289,3 @@ class Comparison:
         for row in (*summary["rows"], summary["teacher"]):
             found = published(*names, row.get("method", "teacher"))
             row["published"] = found and {"value": found.value, "source": found.source}
-
-
-def mistakes(valid: Split, student: Tensor, teacher: Tensor) -> list[dict[str, Any]]:
-    """The first validation images where the teacher is right and the student wrong, as PNG."""
-    wrong = (teacher == valid.labels) & (student != valid.labels)
-    items = []
-    for index in wrong.nonzero().flatten()[:SHOWN].tolist():
-        pixels = valid.picture(index)
-        image = Image.fromarray((pixels[0] if valid.channels == 1 else pixels.permute(1, 2, 0)).numpy())
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        names = {"label": valid.labels[index], "teacher": teacher[index], "student": student[index]}
-        named = {role: valid.classes[int(number)] for role, number in names.items()}
-        items.append({"png": base64.b64encode(buffer.getvalue()).decode(), **named, "index": index})
-    return items

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,22 +16,13 @@ from torch import nn
 
 from potstill import checkpoint
 from potstill.callbacks import Callback
-from potstill.loop import Interrupted, Loader, interruptible, timed
+from potstill.loop import Loader, Result, drive
 from potstill.optim import average_of, make_optimizer
-from potstill.ranks import add_up, agree_on_buffers, anyone, rank, world_size, wrap
+from potstill.ranks import add_up, agree_on_buffers, rank, world_size, wrap
 from potstill.recipe import Fit
 from potstill.step import Stepper, System
 from potstill.terms import Wired
 from potstill.types import Batch, LiveSource, Progress, Source, Stateful, Task
-
-
-@dataclass
-class Result:
-    """What a finished run leaves: one row a epoch, and the wall-clock seconds of this process's part."""
-
-    history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-    waited: float = 0.0
 
 
 class Engine:
@@ -74,10 +64,16 @@ class Engine:
         self.finite = torch.zeros_like(self.sums)
         self.counted = 0
         self.history: list[dict[str, Any]] = []
+        self.result = Result(self.history)
 
     def run(self, resume: bool = False) -> Result:
         """Train to the end. Raises Interrupted on Ctrl-C, after saving a checkpoint; ValueError on a loss of NaN."""
-        started = time.perf_counter()
+        for error in drive([self], resume).values():
+            raise error
+        return self.result
+
+    def start(self, resume: bool = False) -> None:
+        """Get ready for the first batch, or for the one after the checkpoint."""
         state = checkpoint.read(self.folder) if resume and self.folder and checkpoint.exists(self.folder) else None
         if state is not None:
             self._load_weights(state)
@@ -87,32 +83,16 @@ class Engine:
         elif self.folder:
             for name in ("metrics.jsonl", "timings.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
-        result = Result(self.history)
         self.saved = time.monotonic()
-        with interruptible() as interrupted:
-            while self.done_epochs < self.fit.epochs and not self.stop:
-                began, waited = time.perf_counter(), 0.0
-                for batch, wait in timed(self.loader.epoch(self.done_epochs, self.done_batches)):
-                    waited += wait
-                    self.train_on(batch)
-                    self.done_batches += 1
-                    due = self._due()
-                    # Ranks meet, and so can agree to stop, where they save.
-                    stopping = (due or world_size() == 1) and anyone(interrupted(), self.device)
-                    if due or (stopping and self.loader.exact):
-                        self._save()
-                    if stopping:
-                        raise Interrupted
-                self._end_epoch(time.perf_counter() - began, waited)
-                result.waited += waited
-                stopping = anyone(interrupted(), self.device)
-                if stopping or world_size() > 1 or not self.loader.exact:
-                    self._save()
-                if stopping:
-                    raise Interrupted
-        self._save()
-        result.seconds = time.perf_counter() - started
-        return result
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epochs that are done, and batches of the next."""
+        return self.done_epochs, self.done_batches
+
+    @property
+    def over(self) -> bool:
+        return self.done_epochs >= self.fit.epochs or self.stop
 
     @property
     def progress(self) -> Progress:
@@ -136,28 +116,45 @@ class Engine:
 
     def train_on(self, batch: Batch) -> None:
         """One loader batch: prepare it, and take its optimizer steps."""
-        for prepared in self.task.prepare(batch, self.sources, self.progress, self.seed):
-            self.system.train()
-            if self.step == 0:
-                self.stepper.prime(prepared, self.progress)
-            rate = self.fit.lr * self.lr_factor * self.schedule(self.progress)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.zero_grad()
-            shares = self.stepper(prepared, self.progress)
-            self.sums += shares
-            self.finite += shares.isfinite()
-            if self.fit.clip is not None:
-                nn.utils.clip_grad_norm_(self.system.parameters(), self.fit.clip)
-            self.optimizer.step()
-            if self.average is not None:
-                self.average.update_parameters(self.system.networks["student"])
-            self.step += 1
-            self.counted += 1
-            if self.on_step is not None:
-                self.on_step(self.progress)
+        for prepared in self.prepared(batch):
+            self.differentiate(prepared)
+            self.move()
+        self.done_batches += 1
 
-    def _end_epoch(self, seconds: float, waited: float) -> None:
+    def prepared(self, batch: Batch) -> Iterable[Batch]:
+        """What the task makes of a loader batch: one batch for each optimizer step."""
+        return self.task.prepare(batch, self.sources, self.progress, self.seed)
+
+    def differentiate(self, batch: Batch) -> None:
+        """The first half of an optimizer step: gradients, and what objectives remember."""
+        self.system.train()
+        if self.step == 0:
+            self.stepper.prime(batch, self.progress)
+        self.optimizer.zero_grad()
+        shares = self.stepper(batch, self.progress)
+        self.sums += shares
+        self.finite += shares.isfinite()
+
+    def move(self) -> None:
+        """The second half: move the weights along the gradients."""
+        rate = self.fit.lr * self.lr_factor * self.schedule(self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        if self.fit.clip is not None:
+            nn.utils.clip_grad_norm_(self.system.parameters(), self.fit.clip)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.system.networks["student"])
+        self.step += 1
+        self.counted += 1
+        if self.on_step is not None:
+            self.on_step(self.progress)
+
+    def end_epoch(self, seconds: float, waited: float, students: int = 1) -> None:
+        """Log, evaluate and call back. The times are this student's share, of so many that train side by side.
+
+        Raises ValueError for a term that became NaN or infinite.
+        """
         means = (add_up(self.sums) / max(self.counted, 1)).tolist()
         terms = {term.name: value for term, value in zip(self.system.wired, means, strict=True)}
         before = Progress(max(self.step - 1, 0), self.done_epochs, self.total)
@@ -191,6 +188,7 @@ class Engine:
         self.history.append(row)
         self._append("metrics.jsonl", row)
         timing = {"epoch": self.done_epochs, "seconds": seconds, "waited_for_data": waited, "steps": steps}
+        timing |= {"side_by_side": students} if students > 1 else {}
         self._append("timings.jsonl", timing)
 
     def _evaluated(self) -> dict[str, Any]:
@@ -213,13 +211,15 @@ class Engine:
         parts |= {f"callback {number}": callback for number, callback in enumerate(self.callbacks)}
         return {name: part for name, part in parts.items() if isinstance(part, Stateful)}
 
-    def _due(self) -> bool:
+    def due(self) -> bool:
+        """Whether a checkpoint should be saved now, inside an epoch."""
         # By the clock in one process; ranks must agree without talking, so theirs are saved by step and epoch.
         by_step = self.fit.checkpoint_steps is not None and self.step % self.fit.checkpoint_steps == 0
         by_clock = world_size() == 1 and time.monotonic() - self.saved > self.fit.checkpoint_seconds
         return self.loader.exact and (by_step or by_clock)
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint."""
         if not self.folder:
             return
         self.saved = time.monotonic()

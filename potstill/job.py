@@ -48,33 +48,42 @@ class Plan:
     """The worker is the process that the user looks at: bars are shown."""
 
 
-def work(job: Job, recipe: Recipe, folder: Path, plan: Plan, device: str) -> tuple[Any, list[str]]:
-    """Do one job; returns its value, and what a person should be warned of.
+@dataclass(frozen=True)
+class Failed:
+    """Stands for the value of a job that came to nothing while others beside it went on."""
 
-    Raises ValueError for whatever is wrong with the recipe, and what else goes wrong; a cell's traceback lies in its
-    folder then.
+    why: str
+
+
+def work(
+    jobs: Sequence[Job], recipe: Recipe, folder: Path, plan: Plan, device: str
+) -> tuple[list[Any | Failed], list[str]]:
+    """Do one job, or several cells of a pair side by side; returns their values, and what a person should be warned of.
+
+    Raises ValueError for whatever is wrong with the recipe, and what else goes wrong with all of them; a cell's
+    traceback lies in its folder then.
     """
     heard = io.StringIO()
     talk = Talk() if plan.aloud else Talk(console=Console(file=heard, width=1000))
     try:
-        value = _done(job, recipe, folder, plan, device, talk)
+        values = _done(jobs, recipe, folder, plan, device, talk)
     except Interrupted:
         raise
-    except Exception:
-        if job.kind == "cell":
-            text = traceback.format_exc()
-            checkpoint.write_beside(_place(folder, job) / ERROR, lambda path: path.write_text(text))
+    except Exception as error:
+        for job in jobs:
+            _failed(folder, job, error)
         raise
-    return value, [line for line in heard.getvalue().splitlines() if line.startswith("warning:")]
+    return values, [line for line in heard.getvalue().splitlines() if line.startswith("warning:")]
 
 
-def _done(job: Job, recipe: Recipe, folder: Path, plan: Plan, device: str, talk: Talk) -> Any:
+def _done(jobs: Sequence[Job], recipe: Recipe, folder: Path, plan: Plan, device: str, talk: Talk) -> list[Any | Failed]:
     comparison = _comparison(recipe, folder, plan, device)
     comparison.options.talk = talk
+    job = jobs[0]
     if job.kind == "precision":
         methods, seed = comparison.methods, plan.seed
         found, why = runs.settle_precision(plan.out, plan.precision, lambda: comparison.setting.measure(methods, seed))
-        return {"choice": found.name, "why": why}
+        return [{"choice": found.name, "why": why}]
     choice = json.loads((plan.out / runs.PRECISION).read_text())
     comparison.precision = Precision.named(choice["choice"])
     bars = talk.bars(1) if plan.aloud else _no_bars()
@@ -84,12 +93,25 @@ def _done(job: Job, recipe: Recipe, folder: Path, plan: Plan, device: str, talk:
         if comparison.teacher is None:
             comparison.learn_teacher()
         if job.kind == "teacher":
-            return comparison.card
+            return [comparison.card]
         if job.kind == "cell":
-            cell = comparison.cell(parse(job.method), job.seed)
-            (_place(folder, job) / ERROR).unlink(missing_ok=True)
-            return asdict(cell)
-    return comparison.finish(finished(folder, comparison.methods), choice)
+            cells = comparison.cells([(parse(job.method), job.seed) for job in jobs])
+            return [_said(folder, job, cell) for job, cell in zip(jobs, cells, strict=True)]
+    return [comparison.finish(finished(folder, comparison.methods), choice)]
+
+
+def _said(folder: Path, job: Job, cell: Cell | Exception) -> Any | Failed:
+    if isinstance(cell, Exception):
+        return _failed(folder, job, cell)
+    (_place(folder, job) / ERROR).unlink(missing_ok=True)
+    return asdict(cell)
+
+
+def _failed(folder: Path, job: Job, error: Exception) -> Failed:
+    if job.kind == "cell":
+        text = "".join(traceback.format_exception(error))
+        checkpoint.write_beside(_place(folder, job) / ERROR, lambda path: path.write_text(text))
+    return Failed(str(error) or type(error).__name__)
 
 
 def _place(folder: Path, job: Job) -> Path:
@@ -111,6 +133,7 @@ def _comparison(recipe: Recipe, folder: Path, plan: Plan, device: str) -> Compar
         resume=True,
         source=plan.source,
         teachers=plan.teachers,
+        stacking=False,  # a grid that goes on, with other workers or after a failure, may group its cells otherwise
     )
     recipe, methods = checked(recipe, options)
     return Comparison(opened(recipe, options), options, methods, Precision(), lambda name, steps: lambda done: None)

@@ -42,7 +42,8 @@ def check(out: Path, values: dict[str, Any], resume: bool, grows: bool = False) 
         before = _recorded(recorded)
         left_out = GROWS if grows else ()
         sides = [{k: v for k, v in side.items() if k not in left_out} for side in (before["recipe"], values["recipe"])]
-        different = _differences(sides[0], _plain(sides[1]))
+        now, usual = _plain(sides[1]), _plain(asdict(Recipe(teacher_fit=Recipe().fit)))
+        different = _differences(_completed(sides[0], now, usual), now)
         if different:
             raise ValueError(
                 f"{out} was made by another recipe and cannot be resumed with this one; they differ in "
@@ -181,6 +182,14 @@ def _recorded(path: Path) -> dict[str, Any]:
 def _plain(values: Any) -> Any:
     """As it comes back from a file: tuples are lists, paths are strings."""
     return json.loads(json.dumps(values, default=str))
+
+
+def _completed(before: Any, now: Any, usual: Any) -> Any:
+    """A recorded recipe with the leaves that are younger than it: they had their default."""
+    if not all(isinstance(side, dict) for side in (before, now, usual)):
+        return before
+    added = {name: usual[name] for name in usual.keys() & now.keys() - before.keys()}
+    return {name: _completed(value, now.get(name), usual.get(name)) for name, value in before.items()} | added
 
 
 def _differences(before: Any, now: Any, where: str = "") -> list[str]:

@@ -133,13 +133,18 @@ class Setting:
         """Who speaks for the teacher before it is trained or loaded: the cache, or a network like it."""
         return self.cached or self.teacher(self.network(self.recipe.teacher, "teacher", seed))
 
-    def examples(self, fit: Fit, seed: int) -> Examples:
+    def order(self, seed: int) -> int | None:
+        """What the order of a student's batches depends on, beside `data.data_seed`: its seed, or nothing."""
+        return None if self.recipe.data.order == "shared" else seed
+
+    def examples(self, fit: Fit, seed: int | None) -> Examples:
+        """Loader and validation data; without a seed in the order that all students share."""
         data = self.recipe.data
         loader = training(
             self.train,
             fit.batch_size,
             augment=data.augment,
-            seed=hash_int(data.data_seed, seed),
+            seed=hash_int(data.data_seed, "shared" if seed is None else seed),
             views=data.views,
             view_seed=None if data.views is None else data.data_seed,
             device=self.device,

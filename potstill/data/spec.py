@@ -16,6 +16,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 Augment = Literal["crop-flip", "crop", "flip", "resized-crop-flip", "none"]
+Order = Literal["own", "shared"]
 RESIZED = "resized-crop-flip"
 """The augmentation of ImageNet: random resized crops, and for evaluation the middle 7/8 of the image. It reads the
 files themselves, so its data is streamed."""
@@ -58,6 +59,10 @@ class Data:
     views: int | None = None
     """How many augmented views there are of each training image: epoch e shows view e mod so many, the same to every
     seed of a comparison. Left out, every epoch and every seed has views of its own."""
+    order: Order = "own"
+    """own: every seed of a comparison sees the images in an order, and with an augmentation, of its own. shared: all
+    students see the same batches and train side by side, for one forward of the teacher; seeds then differ in initial
+    weights and random draws only, and the table says so."""
     stream: Literal["auto", "always", "never"] = "auto"
     """Decode images while training, instead of once into memory. auto does so for resized-crop-flip, and for data of
     more than 4 GiB of pixels."""

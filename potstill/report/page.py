@@ -176,7 +176,7 @@ def _laid_out(section: Section) -> dict[str, Any]:
                 "name": figure.name,
                 "what": figure.what,
                 "caption": figure.caption,
-                "spec": figure.chart.to_dict(validate=False),
+                "spec": toggled(figure.chart) if section.shape == "wide" else figure.chart.to_dict(validate=False),
             }
             for figure in part
         ]

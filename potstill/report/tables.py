@@ -21,6 +21,10 @@ from potstill.report.sheet import (
     spread,
 )
 
+SHARED_ORDER = (
+    "All students saw the same batches: seeds differ in initial weights and random draws, not in the order and "
+    "augmentation of the data, and std leaves that out."
+)
 COLUMNS = (
     Column("method", "method", words=True),
     Column("top1", "top-1 %"),
@@ -104,6 +108,10 @@ def _footnotes(summary: dict[str, Any]) -> list[Note]:
     text = "agrees: share of test items where student and teacher give the same answer."
     notes.append(Note(text, "agreement"))
     notes.append(Note("peak: most memory of the device in use at once while training, mean over seeds.", "peak"))
+    if summary.get("order") == "shared":
+        notes.append(Note(SHARED_ORDER))
+        text = "seconds: a student's share of the time of those that trained side by side."
+        notes.append(Note(text, "seconds"))
     if free := [row["method"] for row in others if row.get("teacher_free")]:
         notes.append(Note(f"Trained without the teacher: {', '.join(free)}."))
     return notes

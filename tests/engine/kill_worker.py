@@ -14,8 +14,9 @@ from torch import nn
 
 from potstill.cell import Examples, assemble, source
 from potstill.data import Images, Preprocess, Resident, batches
-from potstill.engine import Engine, Interrupted
+from potstill.engine import Engine
 from potstill.hashing import hash_int
+from potstill.loop import Interrupted
 from potstill.methods import parse
 from potstill.models import build
 from potstill.precision import Precision

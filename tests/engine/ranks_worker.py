@@ -20,7 +20,7 @@ from kill_worker import FITS, engine, train, train_until
 from split_cases import CASES, SMALL, observe
 from torch import nn
 
-from potstill.engine import Interrupted
+from potstill.loop import Interrupted
 from potstill.objectives import CrossEntropy
 from potstill.ranks import rank, start, wait, world_size
 from potstill.terms import Term

@@ -12,7 +12,7 @@ import torch
 from engine_kit import CLASSES, FIT, SAMPLES, example, make
 from test_engine_waiting import watch
 
-from potstill.engine import Interrupted
+from potstill.loop import Interrupted
 from potstill.objectives import CRD, RRD, CrossEntropy
 from potstill.terms import Spec, Term
 

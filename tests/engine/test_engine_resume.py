@@ -9,8 +9,7 @@ import torch
 from engine_kit import FIT, Given, example, make
 
 from potstill import checkpoint
-from potstill.engine import Interrupted
-from potstill.loop import interruptible
+from potstill.loop import Interrupted, interruptible
 from potstill.objectives import CrossEntropy
 from potstill.terms import Term
 

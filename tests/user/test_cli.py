@@ -167,7 +167,9 @@ def test_list(shell):
 
 
 def test_report_again(shell, demo):
+    shell("report", demo)  # draws the maps that so short a run leaves out
     before = (demo / "report.html").read_text()
+    assert "t-SNE of the logits" in before
     status, out, _ = shell("report", demo)
     assert (status, out) == (0, f"{demo / 'report.html'}\n")
     assert (demo / "report.html").read_text() == before

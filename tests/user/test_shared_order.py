@@ -68,7 +68,8 @@ def test_stacking_is_measured_where_the_precision_is(shell, tmp_path):
     assert shell(*words)[0] == 0
     record = tmp_path / "out" / "students.json"
     found, named = json.loads(record.read_text()), json.loads((tmp_path / "out" / "precision.json").read_text())
-    assert "a step of 2 students: in turn " in found["why"]
+    # Measured, or (bf16 on some processors) impossible: torch has no stacked form of every kernel.
+    assert ("a step of 2 students: in turn " in found["why"]) != ("in turn; stacking fails: " in found["why"])
     before = learned(tmp_path / "out")
     for seed in (0, 1):
         shutil.rmtree(tmp_path / "out" / "kd" / f"seed{seed}")

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from potstill.checkpoint import write_beside, write_json
+from potstill.data.foreign import Pair
 from potstill.data.loaders import Split, shown
 from potstill.errors import did_you_mean
 from potstill.functional import at_least_float32
@@ -183,7 +184,7 @@ def spread(values: Float[Tensor, "B k"], classes: Tensor, tail: Float[Tensor, "B
 
 def write(
     source: Source,
-    images: Split,
+    images: Split | Pair,
     folder: Path,
     about: About,
     on_step: Callable[[Progress], None] = lambda progress: None,
@@ -230,7 +231,7 @@ def write(
     return about
 
 
-def _said(source: Source, images: Split, about: About, view: int, rows: Sequence[int]) -> dict[str, Tensor]:
+def _said(source: Source, images: Split | Pair, about: About, view: int, rows: Sequence[int]) -> dict[str, Tensor]:
     size = len(rows) if view == PLAIN else min(about.batch_size, about.samples)
     index = torch.tensor([*rows, *[rows[-1]] * (size - len(rows))], device=images.labels.device)
     pixels = shown(images, index, about.augment, about.data_seed, None if view == PLAIN else view)
@@ -260,7 +261,7 @@ def check_tail(name: str, objective: Objective, k: int, temperature: float | Non
     if not objective.tail_spread:
         raise ValueError(
             f"term {name!r} reads all of the teacher's logits, and the cache would hold the {k} largest; kd can do "
-            "with these, for other methods leave out --top-k"
+            "with these, for other methods leave out top-k"
         )
     own = getattr(objective, "temperature", None)
     if own != temperature:

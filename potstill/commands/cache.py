@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import tyro
 
 from potstill import catalogue
-from potstill.cache import DTYPES, About, check_tail, write
-from potstill.cell import assemble
+from potstill.cache import DTYPES, About
+from potstill.caching import filled, needed, rows_at_once
 from potstill.commands.arguments import SHORT, adapted, flags, split, unknown, value
 from potstill.console import Talk
 from potstill.data import load
@@ -24,11 +23,10 @@ from potstill.methods import Method, parse
 from potstill.models import check_name
 from potstill.precision import Precision
 from potstill.ranks import start, world_size
-from potstill.recipe import Fit, Recipe
+from potstill.recipe import Recipe
 from potstill.setting import Setting
 from potstill.tasks.classify import Classify
 from potstill.teachers import examine
-from potstill.types import MAIN
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,16 @@ def fill(recipe: Recipe, folder: Path, options: Options, talk: Talk) -> About:
     spec, data = setting.recipe.teacher, setting.recipe.data
     teacher = setting.teacher(setting.network(spec, "teacher", options.seed), precision)
     examples = setting.examples(recipe.fit, options.seed)
-    taps, temperature = needed(setting, methods, options)
+    taps, temperature = needed(
+        [method for method in methods if method.needs_teacher],
+        lambda method: setting.student(method, options.seed, teacher),
+        teacher,
+        lambda fit: setting.examples(fit, options.seed),
+        recipe.fit,
+        setting.preprocess(setting.recipe.student),
+        options.top_k,
+        precision,
+    )
     examine(teacher, Classify(), examples.held, len(setting.train.classes), talk)
     about = About(
         teacher=teacher.fingerprint,
@@ -131,57 +138,7 @@ def fill(recipe: Recipe, folder: Path, options: Options, talk: Talk) -> About:
         temperature=temperature,
         views=data.views or 1,
     )
-    with talk.bars(1) as begin:
-        started: list[Any] = []
-
-        def show(progress):
-            if not started:
-                started.append(begin("teacher", progress.total))
-            started[0](progress)
-
-        return write(teacher, setting.train, folder, about, show)
-
-
-def needed(setting: Setting, methods: Sequence[Method], options: Options) -> tuple[tuple[str, ...], float | None]:
-    """The taps that the methods read in the teacher, and the one temperature of the losses on top-k logits.
-
-    Every stage of every method is wired to the teacher on throw-away students. Raises ValueError for a method that no
-    cache can serve.
-    """
-    fit, seed = setting.recipe.fit, options.seed
-    teacher = setting.teacher(setting.network(setting.recipe.teacher, "teacher", seed))
-    taps: dict[str, None] = {}
-    temperature = None
-    for method in (method for method in methods if method.needs_teacher):
-        for stage in method.stages:
-            if modules := [term.label for term in stage.terms if term.kind.needs_modules]:
-                raise ValueError(
-                    f"method {method.name!r}: {modules[0]} is built from modules of the teacher, which no cache holds; "
-                    "leave it out of --methods, and teach it live"
-                )
-            student = setting.student(method, seed, teacher)
-            engine = assemble(
-                student,
-                teacher,
-                stage.terms,
-                setting.examples(stage.fit(fit), seed),
-                stage.fit(fit),
-                preprocess=setting.preprocess(setting.recipe.student),
-            )
-            taps |= dict.fromkeys(engine.system.wanted.get(("teacher", MAIN), ()))
-            for term in engine.system.wired:
-                if options.top_k is not None and term.right is not None and "output" in term.right.taps:
-                    temperature = temperature or getattr(term.objective, "temperature", None)
-                    check_tail(term.name, term.objective, options.top_k, temperature)
-    if options.top_k is not None and temperature is None:
-        raise ValueError("--top-k has nothing to store: no method reads the teacher's logits; leave it out")
-    return tuple(taps), temperature
-
-
-def rows_at_once(fit: Fit, batch_size: int) -> int:
-    """How many samples a network sees at once in training, in one process."""
-    parts = 1 if fit.micro_batch is None else -(-batch_size // fit.micro_batch)
-    return -(-batch_size // parts)
+    return filled(teacher, setting.train, folder, about, talk)
 
 
 def _setting(recipe: Recipe, options: Options, talk: Talk) -> Setting:

@@ -140,7 +140,7 @@ def test_a_cache_that_is_not_whole_is_refused(stored, shell, weights, nothing_le
         (("--out", "c", "--method", "student"), "no method listens to the teacher: student"),
         (("--out", "c", "--method", "ofd"), "method 'ofd': ofd is built from modules of the teacher"),
         (("--out", "c", "--method", "dkd", "--top-k", "3"), "term 'dkd' reads all of the teacher's logits"),
-        (("--out", "c", "--method", "icd", "--top-k", "3"), "--top-k has nothing to store"),
+        (("--out", "c", "--method", "icd", "--top-k", "3"), "top_k has nothing to store"),
         (("--out", "c", "--method", "kd", "kd(temperature=2)", "--top-k", "3"), "term 'kd' has temperature 2"),
         (("--out", "c", "--method", "kd", "--top-k", "10"), "top_k is 10 and the teacher answers with 10 classes"),
     ],

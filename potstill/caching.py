@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from potstill.cache import ABOUT, About, check_tail, read_about, write
+from potstill.cache import ABOUT, About, read_about, write
 from potstill.cached import Cached
 from potstill.cell import Examples, assemble
 from potstill.console import Talk
 from potstill.data import Preprocess, Split
 from potstill.data.foreign import Pair
 from potstill.forms import augmentation, views_of
+from potstill.largest import check_tail
 from potstill.methods import Method
 from potstill.precision import Precision
 from potstill.recipe import Fit
@@ -113,8 +114,8 @@ def rows_at_once(fit: Fit, batch_size: int) -> int:
     return -(-batch_size // parts)
 
 
-def filled(teacher: Source, data: Split | Pair, folder: Path, about: About, talk: Talk, **kw: Any) -> About:
-    """`cache.write` with a progress bar."""
+def filled(talk: Talk, how: Callable[..., About], *arguments: Any) -> About:
+    """`cache.write`, or the like, with a progress bar."""
     with talk.bars(1) as begin:
         started: list[Any] = []
 
@@ -123,7 +124,7 @@ def filled(teacher: Source, data: Split | Pair, folder: Path, about: About, talk
                 started.append(begin("teacher", progress.total))
             started[0](progress)
 
-        return write(teacher, data, folder, about, show, **kw)
+        return how(*arguments, on_step=show)
 
 
 def standing_in(
@@ -181,7 +182,7 @@ def standing_in(
     views = about.views if not begun else views_of(data, fit)
     if not begun or any(not about.path(folder, v, s).exists() for v in range(views) for s in range(about.shards)):
         talk.say(f"what the teacher says is {'finished' if begun else 'written'} once, into {folder}")
-        filled(teacher, data, folder, about, talk)
+        filled(talk, write, teacher, data, folder, about)
     return Cached(folder, views)
 
 

@@ -6,10 +6,10 @@ import json
 import sys
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from potstill import catalogue
@@ -22,9 +22,10 @@ from potstill.errors import did_you_mean
 from potstill.methods import Method, parse
 from potstill.models import check_name
 from potstill.precision import Precision
-from potstill.ranks import start, world_size
+from potstill.ranks import usable
 from potstill.recipe import Recipe
 from potstill.setting import Setting
+from potstill.shares import Share, start, write_share
 from potstill.tasks.classify import Classify
 from potstill.teachers import examine
 
@@ -45,6 +46,9 @@ class Options:
     """Nothing more than without: finished shards are always kept."""
     smoke: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """The recipe at its smallest size."""
+    jobs: int = 1
+    """Processes of this machine that write at once, each with shards of its own, on one GPU after the other. Under
+    torchrun its processes share the work."""
     seed: int = 0
     """Seed of the throw-away students that show which taps the methods read."""
     device: str | None = None
@@ -84,16 +88,19 @@ def run(arguments: list[str]) -> int:
         prog="potstill cache",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    options, talk = given.options, Talk(quiet=given.options.quiet)
+    options, share = given.options, Share.first(given.options.jobs)
+    talk = Talk(quiet=options.quiet or share.number > 0)
     if options.out is None:
         raise ValueError("potstill cache needs --out DIR: the folder to write into")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: talk.warn(str(message))  # ty: ignore[invalid-assignment]
-            about = fill(given.recipe, options.out, options, talk)
+            about = fill(given.recipe, options.out, options, talk, share)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what is finished is kept: the same command goes on\n")
         return 130
+    if share.number:
+        return 0
     size = sum(path.stat().st_size for path in options.out.rglob("*.safetensors"))
     found = {"cache": str(options.out), "views": about.views, "samples": about.samples, "taps": list(about.taps)}
     if options.json:
@@ -106,9 +113,10 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def fill(recipe: Recipe, folder: Path, options: Options, talk: Talk) -> About:
-    """Look at the recipe, find out what must be stored, and store what is not there yet."""
-    setting, methods, precision = _setting(recipe, options, talk), _methods(recipe), Precision.named(options.precision)
+def fill(recipe: Recipe, folder: Path, options: Options, talk: Talk, share: Share) -> About:
+    """Look at the recipe, find out what must be stored, and store this process's share of what is not there yet."""
+    setting = _setting(recipe, options, talk, share)
+    methods, precision = _methods(recipe), Precision.named(options.precision)
     spec, data = setting.recipe.teacher, setting.recipe.data
     teacher = setting.teacher(setting.network(spec, "teacher", options.seed), precision)
     examples = setting.examples(recipe.fit, options.seed)
@@ -122,7 +130,8 @@ def fill(recipe: Recipe, folder: Path, options: Options, talk: Talk) -> About:
         options.top_k,
         precision,
     )
-    examine(teacher, Classify(), examples.held, len(setting.train.classes), talk)
+    if share.number == 0:
+        examine(teacher, Classify(), examples.held, len(setting.train.classes), talk)
     about = About(
         teacher=teacher.fingerprint,
         precision=precision.name,
@@ -138,14 +147,24 @@ def fill(recipe: Recipe, folder: Path, options: Options, talk: Talk) -> About:
         temperature=temperature,
         views=data.views or 1,
     )
-    return filled(teacher, setting.train, folder, about, talk)
+
+    def others():
+        helping = share.number == 0 and options.jobs > 1
+        return start(_help, recipe, folder, options, jobs=options.jobs) if helping else []
+
+    return filled(talk, partial(write_share, helpers=others), teacher, setting.train, folder, about, share)
 
 
-def _setting(recipe: Recipe, options: Options, talk: Talk) -> Setting:
+def _help(recipe: Recipe, folder: Path, options: Options, share: Share) -> None:
+    """What a process that `--jobs` started does."""
+    fill(recipe, folder, options, Talk(quiet=True), share)
+
+
+def _setting(recipe: Recipe, options: Options, talk: Talk, share: Share) -> Setting:
     check_name(recipe.teacher.name)
     if options.dtype is not None and options.dtype not in DTYPES:
         raise ValueError(f"--dtype {options.dtype!r} is unknown; {did_you_mean(options.dtype, DTYPES)}")
-    for flag, count in (("--top-k", options.top_k), ("--views", options.views)):
+    for flag, count in (("--top-k", options.top_k), ("--views", options.views), ("--jobs", options.jobs)):
         if count is not None and count < 1:
             raise ValueError(f"{flag} must be at least 1, got {count}")
     if not recipe.teacher.taught:
@@ -156,12 +175,10 @@ def _setting(recipe: Recipe, options: Options, talk: Talk) -> Setting:
     usual = 1 if recipe.data.augment == "none" else recipe.fit.epochs
     views = options.views or recipe.data.views or usual
     recipe = replace(recipe, data=replace(recipe.data, views=views), teacher=replace(recipe.teacher, cache=None))
-    device = start(options.device)
-    if world_size() > 1:
-        raise ValueError(f"potstill cache runs in one process, not in {world_size()}; any number may read the cache")
+    device = usable(share.device(options.device))
     train, valid = (images.to(device) for images in load(recipe.data, quiet=talk.quiet))
     talk.say(f"data: {train.name}, {len(train):,} training images, {views} view(s) of each")
-    return Setting(recipe, torch.device(device), train, valid)
+    return Setting(recipe, device, train, valid)
 
 
 def _methods(recipe: Recipe) -> list[Method]:

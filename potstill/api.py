@@ -198,7 +198,12 @@ def distill(
             **adaptation(student),
         }
         if isinstance(data, Split):
-            card |= {"classes": list(data.classes), "channels": data.channels, "size": list(data.size)}
+            card |= {
+                "classes": list(data.classes),
+                "channels": data.channels,
+                "size": list(data.size),
+                "part": data.part,
+            }
         save_student(folder, student, card)
         if final is not None:
             _report(folder, plan, teacher, student, looked, final, done, seed)

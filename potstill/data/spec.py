@@ -111,6 +111,10 @@ class Images:
         return self.images.shape[2], self.images.shape[3]
 
     @property
+    def part(self) -> None:
+        """Part of an image's shorter side that evaluation sees: all of it."""
+
+    @property
     def mean(self) -> tuple[float, ...]:
         """Mean of each channel, in [0, 1]."""
         return self._statistics[0]

@@ -93,10 +93,10 @@ class Pictures:
             return as_array(crop(image, self.channels, box, mirrored, self.height))
 
 
-def middle(image: Image.Image, size: int) -> Image.Image:
-    """The shorter side resized to `size` 8 / 7 pixels, and the centre square of it: torchvision's evaluation."""
+def middle(image: Image.Image, size: int, part: float = MIDDLE) -> Image.Image:
+    """The shorter side resized to `size` / `part` pixels, and the centre square of it: torchvision's evaluation."""
     width, height = image.size
-    shorter = int(size / MIDDLE)
+    shorter = int(size / part)
     wide = width >= height
     scaled = (shorter * width // height, shorter) if wide else (shorter, shorter * height // width)
     image = image.resize(scaled, Image.Resampling.BILINEAR)

@@ -21,7 +21,7 @@ MIXED_SIZE = 64
 """Side of the square that images of different sizes are brought to when no size is given."""
 
 _CHUNK = 128
-_BAR_FROM = 2000
+BAR_FROM = 2000
 _GREY_MODES = ("1", "L", "LA", "La", "F", "I")
 _T = TypeVar("_T")
 
@@ -90,7 +90,7 @@ def _each(items: Sequence[Item], work: Callable[[Item, int], _T], title: str, qu
     starts = range(0, len(items), _CHUNK)
     results: list[_T | str] = []
     console = Console(stderr=True)
-    hidden = quiet or len(items) <= _BAR_FROM
+    hidden = quiet or len(items) <= BAR_FROM
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         Progress(console=console, disable=hidden, transient=True) as bar,

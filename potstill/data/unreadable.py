@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
+from potstill.console import Talk
 from potstill.data import cache
 from potstill.data.decode import BAR_FROM, get_ready, opened, reason, shape, upright
 from potstill.data.raw import Item, Raw, fingerprint
@@ -68,17 +67,12 @@ def _failures(raw: Raw, channels: int, title: str, quiet: bool) -> dict[int, str
     get_ready()
     found: dict[int, str] = {}
     order = np.argsort(raw.places, kind="stable")  # as they lie, which is fastest
-    hidden = quiet or len(raw) <= BAR_FROM
-    with (
-        ThreadPoolExecutor(cores()) as pool,
-        Progress(console=Console(stderr=True), disable=hidden, transient=True) as bar,
-    ):
-        task = bar.add_task(title, total=len(raw))
+    with ThreadPoolExecutor(cores()) as pool, Talk(quiet).counted(title, len(raw), len(raw) > BAR_FROM) as advance:
         for start in range(0, len(raw), AT_ONCE):
             rows = order[start : start + AT_ONCE]
             outcomes = zip(rows.tolist(), pool.map(look, raw.read(rows)), strict=True)
             found |= {row: why for row, why in outcomes if why is not None}
-            bar.advance(task, len(rows))
+            advance(len(rows))
     return dict(sorted(found.items()))
 
 

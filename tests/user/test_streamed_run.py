@@ -40,6 +40,7 @@ def test_the_same_run_as_from_memory(shell, photos, tmp_path):
         status, out, err = shell(*RUN, *SMALL, "--data.stream", stream, "--data.workers", "1", "--out", name)
         assert status == 0, err
         assert ("decoded while training, at 16x16" in err) == (name == "files")
+        assert "" not in err.splitlines()  # no trace of the progress bars where they cannot move
         (share,) = re.findall(r"waited for data: ([\d.]+) % of [\d.]+ s of training", err)
         assert 0 <= float(share) <= 100
         assert "top-1" in out

@@ -47,8 +47,7 @@ class Options:
     smoke: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """The recipe at its smallest size."""
     jobs: int = 1
-    """Processes of this machine that write at once, each with shards of its own, on one GPU after the other. Under
-    torchrun its processes share the work."""
+    """Processes that write at once, on one GPU after the other; under torchrun its own processes share the work."""
     seed: int = 0
     """Seed of the throw-away students that show which taps the methods read."""
     device: str | None = None

@@ -4,6 +4,8 @@ A bare method name stands for its paper's terms (`kd` is `ce:0.1+kd:0.9`); a com
 `ce` is written (`ce:0`: no labels); `student` is the lone student, `ce:1`. Every term takes `warm_up`, the fraction of
 the run over which its weight grows: `dkd` is `ce:1+dkd(warm_up=0.08333):1`. `~shuffled` replaces the teacher by a
 control that answers about another sample. A name of one's own may stand in front: `"dkd=dkd(beta=6)"`.
+A scheme (`"dml(peers=3)"`) brings its own terms, label term included; others may be added (`"dml+icd:0.5"`), and one
+that it has under the same name is replaced (`"ce:0+dml"`).
 """
 
 from __future__ import annotations
@@ -12,17 +14,21 @@ import ast
 import inspect
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from fractions import Fraction
 
 from potstill.errors import did_you_mean
 from potstill.objectives import OBJECTIVES
 from potstill.schedules import WarmUp
+from potstill.scheme import Scheme
+from potstill.schemes import SCHEMES
 from potstill.stages import Stage, stages_of
 from potstill.terms import Spec, Term
 from potstill.types import Objective
 
+KINDS: Mapping[str, type] = {**OBJECTIVES, **SCHEMES}
+"""Everything that a method string may name."""
 LONE_STUDENT = "student"
 CONTROLS = ("shuffled",)
 SIZED = ("samples", "labels")
@@ -30,6 +36,8 @@ SIZED = ("samples", "labels")
 WARM_UP = "warm_up"
 """The one option that every term takes: over which fraction of the run its weight grows."""
 _NAMED = re.compile(r"^(?P<name>[\w.+~-]+)=(?P<formula>.+)$")
+Part = tuple[str, dict, float | None]
+"""Name, options and weight of a part of a method string."""
 PART = re.compile(r"^(?P<name>\w+)(?:\((?P<options>[^()]*)\))?(?::(?P<weight>[^:]+))?$")
 
 
@@ -41,12 +49,22 @@ class Method:
     stages: tuple[Stage, ...]
     expansion: str
     control: str | None = None
+    scheme: Scheme | None = None
 
     @classmethod
-    def of(cls, name: str, terms: Sequence[Term], control: str | None = None) -> Method:
-        """From terms; those of methods that have several stages become stages. Without labels it is `ce:0+…`."""
-        alone = all(term.label != "ce" for term in terms)
-        return cls(name, stages_of(terms), ("ce:0+" if alone else "") + describe(terms), control)
+    def of(cls, name: str, terms: Sequence[Term], control: str | None = None, scheme: Scheme | None = None) -> Method:
+        """From terms; those of methods that have several stages become stages. Without labels it is `ce:0+…`.
+
+        Terms that stand beside a scheme's come in addition, or in place of those of the same name.
+        """
+        alone = scheme is None and all(term.label != "ce" for term in terms)
+        expansion = ("ce:0+" if alone else "") + describe(terms)
+        if scheme is not None:
+            expansion = "+".join(filter(None, (_scheme_written(scheme), expansion)))
+            names = {term.label for term in terms}
+            terms = [term for term in (*scheme.terms(), *terms) if term.label not in names or term in terms]
+            terms = [term for term in terms if term.label != "ce" or term.weight != 0]
+        return cls(name, stages_of(terms), expansion, control, scheme)
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -61,6 +79,8 @@ class Method:
 
     @property
     def needs_teacher(self) -> bool:
+        if self.scheme is not None and self.scheme.needs_teacher:
+            return True
         sides = [term.addresses[1] for stage in self.stages for term in stage.terms]
         return any(side is not None and side.source == "teacher" for side in sides)
 
@@ -94,6 +114,9 @@ def parse(text: str) -> Method:
     if tilde and control not in CONTROLS:
         raise ValueError(f"method {text!r}: unknown control {control!r}; {did_you_mean(control, CONTROLS)}")
     parts = [_part(text, part) for part in formula.split("+")] if formula != LONE_STUDENT else []
+    schemes = [_scheme(text, *part) for part in parts if part[0] in SCHEMES]
+    if schemes:
+        return _schemed(text, name, schemes, [part for part in parts if part[0] not in SCHEMES], control or None)
     bare = len(parts) == 1 and parts[0][2] is None
     written = OBJECTIVES[parts[0][0]].paper_terms if bare else None
     if written is not None:
@@ -104,10 +127,38 @@ def parse(text: str) -> Method:
         parts.insert(0, ("ce", {}, 1.0))
     if len(parts) > 1:
         parts = [part for part in parts if part[0] != "ce" or part[2] != 0]
-    method = Method.of(name, [_term(*part) for part in parts], control or None)
+    return _controlled(text, Method.of(name, [_term(*part) for part in parts], control or None))
+
+
+def _schemed(text: str, name: str, schemes: list[Scheme], parts: list[Part], control: str | None) -> Method:
+    """A method string with a scheme in it."""
+    if len(schemes) > 1:
+        raise ValueError(f"method {text!r}: {' and '.join(_scheme_written(one) for one in schemes)} do not go together")
+    return _controlled(text, Method.of(name, [_term(*part) for part in parts], control, schemes[0]))
+
+
+def _controlled(text: str, method: Method) -> Method:
     if method.control and not method.needs_teacher:
-        raise ValueError(f"method {text!r}: no term of it has a teacher, so {control!r} would change nothing")
+        raise ValueError(f"method {text!r}: no term of it has a teacher, so {method.control!r} would change nothing")
     return method
+
+
+def _scheme(text: str, name: str, options: dict, weight: float | None) -> Scheme:
+    if weight is not None:
+        raise ValueError(
+            f"method {text!r}: {name} is several terms, each with a weight of its own; leave out :{weight:g}"
+        )
+    try:
+        return SCHEMES[name](**options)
+    except ValueError as error:
+        raise ValueError(f"method {text!r}: {error}") from None
+
+
+def _scheme_written(scheme: Scheme) -> str:
+    """As a method string, every option written."""
+    name = next(name for name, kind in SCHEMES.items() if kind is type(scheme))
+    options = ",".join(f"{item.name}={getattr(scheme, item.name)!r}" for item in fields(scheme))
+    return f"{name}({options})" if options else name
 
 
 def describe(terms: Sequence[Term]) -> str:
@@ -139,7 +190,7 @@ def _rounded(share: float) -> float:
     return float(f"{share:.4g}")
 
 
-def _part(whole: str, part: str) -> tuple[str, dict, float | None]:
+def _part(whole: str, part: str) -> Part:
     match = PART.match(part)
     if not match:
         raise ValueError(
@@ -148,11 +199,9 @@ def _part(whole: str, part: str) -> tuple[str, dict, float | None]:
     name = match["name"]
     if name == LONE_STUDENT:
         raise ValueError(f"method {whole!r}: {name!r} stands alone; in a composition write ce, its one term")
-    if name not in OBJECTIVES:
-        raise ValueError(
-            f"method {whole!r}: unknown objective {name!r}; {did_you_mean(name, [LONE_STUDENT, *OBJECTIVES])}"
-        )
-    part_of = OBJECTIVES[name].part_of
+    if name not in KINDS:
+        raise ValueError(f"method {whole!r}: unknown objective {name!r}; {did_you_mean(name, [LONE_STUDENT, *KINDS])}")
+    part_of = getattr(KINDS[name], "part_of", None)
     if part_of is not None:
         raise ValueError(f"method {whole!r}: {name!r} is no method by itself but a part of {part_of}")
     return name, _options(whole, name, match["options"]), _weight(whole, match["weight"])
@@ -171,9 +220,10 @@ def _weight(whole: str, text: str | None) -> float | None:
 
 
 def _options(whole: str, name: str, text: str | None) -> dict:
-    signature = inspect.signature(OBJECTIVES[name]).parameters.values()
+    signature = inspect.signature(KINDS[name]).parameters.values()
     known = {p.name: p.default for p in signature if p.default is not p.empty and p.name not in SIZED}
-    known[WARM_UP] = 0.0
+    if name in OBJECTIVES:
+        known[WARM_UP] = 0.0
     options = {}
     for pair in filter(None, (text or "").split(",")):
         key, _, value = pair.partition("=")

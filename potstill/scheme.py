@@ -1,0 +1,89 @@
+"""What a method may need besides its terms: more networks, another kind of example, something after an evaluation.
+
+A scheme is one file in `schemes/`: its terms, and the parts that are built for each student. It knows no engine; the
+engine knows no scheme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from potstill.sources import Network
+from potstill.tasks.classify import Classify
+from potstill.types import Source, Task
+
+if TYPE_CHECKING:
+    from potstill.callbacks import Callback
+    from potstill.cell import Examples
+    from potstill.recipe import Fit
+    from potstill.terms import Term
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a scheme builds its parts from: one student before its first step.
+
+    `sources` holds "student", "teacher" (if the method has one) and the recipe's assistants by name, the weakest first.
+    `peer(name)` is another trained network like the student, with initial weights that are a function of (seed, name).
+    """
+
+    sources: Mapping[str, Source]
+    examples: Examples
+    fit: Fit
+    seed: int
+    peer: Callable[[str], Network]
+
+    @property
+    def student(self) -> Network:
+        found = self.sources["student"]
+        assert isinstance(found, Network)
+        return found
+
+    @property
+    def teacher(self) -> Source:
+        return self.sources["teacher"]
+
+    @property
+    def assistants(self) -> dict[str, Source]:
+        """By name, in the order of the recipe."""
+        return {name: source for name, source in self.sources.items() if name not in ("student", "teacher")}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A method that is more than terms. Its fields are its options in a method string, with the paper's defaults.
+
+    Everything that it builds for a student is built anew for every stage. Random choices are functions of the scene's
+    seed; what remembers something has `state_dict` (see `Stateful`).
+    """
+
+    paper: ClassVar[str] = ""
+    """Authors, title, venue, year, arXiv id."""
+    matches: ClassVar[str] = ""
+    """As of an objective."""
+    reconstruction: ClassVar[bool] = False
+    """Neither code nor equations are public: what it does is our reading."""
+    needs_teacher: ClassVar[bool] = True
+    """It listens to the recipe's teacher, whether or not a term names it."""
+
+    def terms(self) -> tuple[Term, ...]:
+        """Its losses, label term included."""
+        raise NotImplementedError
+
+    def sources(self, scene: Scene) -> Mapping[str, Source]:
+        """More sources, or others in place of those in the scene."""
+        return {}
+
+    def task(self, scene: Scene) -> Task:
+        """Which kind of example it trains on; `scene.sources` holds what `sources` gave."""
+        return Classify()
+
+    def examples(self, scene: Scene) -> Examples:
+        """What it trains on, where that is not the recipe's own loader."""
+        return scene.examples
+
+    def callbacks(self, scene: Scene) -> Sequence[Callback]:
+        """What happens after an evaluation, or at the end of an epoch."""
+        return ()

@@ -75,7 +75,7 @@ def needed(
     fit: Fit,
     preprocess: Preprocess | None,
     top_k: int | None = None,
-    precision: Precision | None = None,
+    **kw: Any,
 ) -> tuple[tuple[str, ...], float | None]:
     """The taps that the methods read in the teacher, and the one temperature of the losses on top-k logits.
 
@@ -90,14 +90,13 @@ def needed(
         for stage in method.stages:
             asked = stage.fit(fit)
             engine = assemble(
-                student(method),
-                teacher,
-                stage.terms,
-                examples(asked),
-                asked,
-                preprocess=preprocess,
-                precision=precision,
+                student(method), teacher, method, examples(asked), asked, stage=stage, preprocess=preprocess, **kw
             )
+            if elsewhere := [view for source, view in engine.system.wanted if source == "teacher" and view != MAIN]:
+                raise ValueError(
+                    f"method {method.name!r} asks the teacher about another view of each sample ({elsewhere[0]!r}), "
+                    "which no cache holds; teach it live"
+                )
             taps |= dict.fromkeys(engine.system.wanted.get(("teacher", MAIN), ()))
             for term in engine.system.wired:
                 if top_k is not None and term.right is not None and "output" in term.right.taps:
@@ -158,7 +157,7 @@ def standing_in(
             fit,
             preprocess,
             kept.top_k,
-            teacher.precision,
+            precision=teacher.precision,
         )
     augment = augmentation(data)
     about = About(

@@ -127,7 +127,8 @@ def fill(recipe: Recipe, folder: Path, options: Options, talk: Talk, share: Shar
         recipe.fit,
         setting.preprocess(setting.recipe.student),
         options.top_k,
-        precision,
+        precision=precision,
+        **setting.others(options.seed, precision),
     )
     if share.number == 0:
         examine(teacher, Classify(), examples.held, len(setting.train.classes), talk)

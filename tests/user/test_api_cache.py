@@ -143,6 +143,11 @@ def test_where_nobody_asks_the_cache_keeps_its_precision(teacher, tmp_path, capf
     assert not (tmp_path / "none").exists()
 
 
+def test_a_second_view_is_in_no_cache(teacher, nothing_left):
+    with pytest.raises(ValueError, match="asks the teacher about another view of each sample"):
+        taught(teacher, as_images(*bars(40)), cache=nothing_left, method="dual+icd")
+
+
 class Items(Dataset):
     """May change its samples as it likes."""
 

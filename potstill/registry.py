@@ -49,7 +49,7 @@ def key(setting: Setting, seed: int) -> str:
 
 
 def _changing(fit: Fit) -> dict[str, Any]:
-    idle = ("checkpoint_seconds", "checkpoint_steps", "evaluate_every")
+    idle = ("checkpoint_seconds", "checkpoint_steps", "evaluate_every", "shard")
     return {name: value for name, value in asdict(fit).items() if name not in idle}
 
 

@@ -14,6 +14,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from engine_kit import FIT, Drawn, Dropout, example, make
 from kill_worker import FITS, engine, train, train_until
@@ -46,6 +47,17 @@ class Block(nn.Module):
 
     def forward(self, x):
         return x + self.outer(torch.tanh(self.inner(x)))
+
+
+class Peeking(nn.Module):
+    """Uses a block without calling it."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(5)])
+
+    def forward(self, x):
+        return x + self.blocks[0].outer(torch.tanh(self.blocks[0].inner(x)))
 
 
 class Asking(Classify):
@@ -102,6 +114,9 @@ def in_blocks(folder: Path) -> None:
             found[name, shard] = run.system.state_dict() | run.student.state_dict(prefix="average.")
             assert type(run.student.middle[0]) is Block
     torch.save(found, folder / f"blocks{rank()}.pt")
+    refused = make(TERMS, BATCHES, middle=Peeking(), fit=replace(FIT, shard=True), **place)
+    with pytest.raises(ValueError, match="outside of the block's own forward"):
+        refused.run()
 
 
 def statistics(folder: Path) -> None:

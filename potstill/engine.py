@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +23,7 @@ from potstill.recipe import Fit
 from potstill.sharding import held
 from potstill.step import Stepper, System
 from potstill.terms import Wired
-from potstill.types import Batch, LiveSource, Progress, Source, Stateful, Task
+from potstill.types import Batch, Follows, LiveSource, Progress, Source, Stateful, Task
 
 
 class Engine:
@@ -151,6 +150,9 @@ class Engine:
             self.held.clip(self.fit.clip)
         self.optimizer.step()
         self.held.follow()
+        for source in self.sources.values():
+            if isinstance(source, Follows):
+                source.follow()
         self.step += 1
         self.counted += 1
         if self.on_step is not None:
@@ -179,21 +181,20 @@ class Engine:
         self.sums.zero_()
         self.finite.zero_()
         rate = self.fit.lr * self.lr_factor * self.schedule(before)
-        row: dict[str, Any] = {
-            "epoch": self.done_epochs,
-            "step": self.step,
-            "lr": rate,
-            "loss": loss,
-            "terms": terms,
-        }
+        row: dict[str, Any] = {"epoch": self.done_epochs, "step": self.step, "lr": rate, "loss": loss, "terms": terms}
         last = self.done_epochs == self.fit.epochs
-        if self.evaluate is not None and (last or self.done_epochs % self.fit.evaluate_every == 0):
-            with self._shown():
+        evaluates = self.evaluate is not None and (last or self.done_epochs % self.fit.evaluate_every == 0)
+        if evaluates:
+            agree_on_buffers(self.held.system.networks)
+        with self.held.shown(evaluates or bool(self.callbacks)):
+            if evaluates:
                 row |= self._evaluated()
                 for callback in self.callbacks:
                     callback.on_evaluate(self, row)
-            if self.callbacks:  # one may have reloaded weights
-                self.held.adopt()
+            for callback in self.callbacks:
+                callback.on_epoch(self)
+        if self.callbacks:  # one may have reloaded weights
+            self.held.adopt()
         self.history.append(row)
         self._append("metrics.jsonl", row)
         timing = {"epoch": self.done_epochs, "seconds": seconds, "waited_for_data": waited, "steps": steps}
@@ -201,11 +202,6 @@ class Engine:
         self._append("timings.jsonl", timing)
         if self.over:
             self.held.release()
-
-    def _shown(self) -> AbstractContextManager[None]:
-        """The networks as they are evaluated, the same on all ranks."""
-        agree_on_buffers(self.held.system.networks)
-        return self.held.shown()
 
     def _evaluated(self) -> dict[str, Any]:
         if self.average is not None:
@@ -283,7 +279,8 @@ class Engine:
     def _load_progress(self, state: dict[str, Any]) -> None:
         self.held.load(self.optimizer, state["optimizer"])
         for name, part in self._stateful().items():
-            part.load_state_dict(state["stateful"][name])
+            if name in state["stateful"]:  # a checkpoint may be older than what remembers
+                part.load_state_dict(state["stateful"][name])
         position = state["position"]
         self.step, self.done_epochs = position["step"], position["epochs"]
         self.done_batches, self.counted = position["batches"], position["counted"]

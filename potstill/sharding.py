@@ -31,6 +31,7 @@ from potstill.precision import lay_out
 from potstill.ranks import Root, add_up, agree_on, gather, world_size, wrap
 from potstill.step import System
 from potstill.terms import Wired
+from potstill.types import Follows
 
 GROUP = 2**20
 """Parameters (4 MiB in float32) from which a block of a network is gathered by itself, while the others compute."""
@@ -54,8 +55,8 @@ class Held(Protocol):
     def gather(self) -> None:
         """Bring the networks outside up to date; all ranks must ask."""
 
-    def shown(self) -> AbstractContextManager[None]:
-        """The same, while they are on the device."""
+    def shown(self, wanted: bool = True) -> AbstractContextManager[None]:
+        """The same, and on the device for so long, if that is wanted."""
 
     def adopt(self) -> None:
         """Go on from the networks outside."""
@@ -95,7 +96,7 @@ class Whole:
     def gather(self) -> None:
         pass
 
-    def shown(self) -> AbstractContextManager[None]:
+    def shown(self, wanted: bool = True) -> AbstractContextManager[None]:
         return nullcontext()
 
     def adopt(self) -> None:
@@ -188,7 +189,10 @@ class Sharded:
                 mine.copy_(full(_as(part, like)))
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
+    def shown(self, wanted: bool = True) -> Iterator[None]:
+        if not wanted:
+            yield
+            return
         self.release()
         try:
             yield
@@ -226,6 +230,14 @@ class Sharded:
 def _over(name: str, source: Any, networks: nn.ModuleDict) -> Any:
     """The same source with the copied network; frozen ones stay."""
     if name not in networks:
+        speaker = source
+        while hasattr(speaker, "source"):  # what it says is passed on by another (`Heard`, `Shuffled`)
+            speaker = speaker.source
+        if isinstance(speaker, Follows):
+            raise ValueError(
+                f"fit.shard: the source {name!r} ({type(speaker).__name__}) follows the student's whole weights after "
+                "every step, and no rank has them; leave fit.shard out"
+            )
         return source
     move: Callable[[nn.Module], Any] | None = getattr(source, "with_module", None)
     if move is None:

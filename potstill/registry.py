@@ -49,7 +49,7 @@ def key(setting: Setting, seed: int) -> str:
 
 
 def _changing(fit: Fit) -> dict[str, Any]:
-    idle = (*runs.SAVING, "evaluate_every")
+    idle = (*runs.SAVING, "evaluate_every", "shard")
     return {name: value for name, value in asdict(fit).items() if name not in idle}
 
 

@@ -33,6 +33,7 @@ from potstill.tasks.classify import Classify, Evaluation
 from potstill.teachers import check_modules, classes_of, examine
 from potstill.terms import Term
 from potstill.types import Source
+from potstill.unlabelled import check_terms, untaught_answers
 
 
 def distill(
@@ -64,9 +65,10 @@ def distill(
     Args:
         data: training data: `potstill.data.Images` (taken as they are, not augmented), a `potstill.data.Stream` (with
             its own augmentation), a pair of tensors `(inputs, labels)`, a map-style `Dataset` of `(input, label)`, or
-            a loader that yields `(input, label)` batches.
+            a loader that yields `(input, label)` batches. Without labels: a tensor of inputs, or a `Dataset` or loader
+            of inputs alone, and a `method` that does without, e.g. `"ce:0+icd+kd"`.
         valid: validation data in any of these forms. Without it nothing is evaluated, and the teacher is looked at
-            on training data.
+            on training data. Without labels the result is how often the student gives the teacher's answer.
         method: e.g. `"icd+kd"`, `"kd"`, `"icd:1.0+kd:0.5"`, or terms, e.g.
             `[Term(CrossEntropy), Term(FitNet, "layer2", "layer3", weight=100)]`.
         epochs, batch_size: as usual; a loader of your own brings its batch size.
@@ -113,6 +115,10 @@ def distill(
         if not plan.needs_teacher:
             talk.warn(f"cache has no effect: {plan.name} does not listen to the teacher")
     preprocesses = {"teacher": teacher_preprocess, "student": student_preprocess}
+    if examples.probe.main.label is None:
+        check_terms([plan])
+    for text in untaught_answers([plan]):
+        talk.warn(text)
     classes = classes_of({"teacher": teacher, "student": student}, preprocesses, examples)
     if isinstance(examples.loader, Given | Ordered):
         examples.loader.classes = classes
@@ -183,7 +189,8 @@ def distill(
             guide.close()
     final = None if examples.valid is None else final_evaluation(engine, examples, answers)
     if final is not None:
-        talk.say(f"student: {final.top1:.2f} % (agrees with the teacher on {final.agreement:.2f} %)")
+        agrees = f"agrees with the teacher on {final.agreement:.2f} %"
+        talk.say(f"student: {agrees}" if final.top1 is None else f"student: {final.top1:.2f} % ({agrees})")
     if engine.student is not student:  # the moving average
         student.load_state_dict(engine.student.state_dict())
     lay_out(student, torch.contiguous_format)
@@ -259,7 +266,7 @@ def _report(
         method=plan.name,
         seed=seed,
         top1=final.top1,
-        best_top1=max(row["top1"] for row in done.history if "top1" in row),
+        best_top1=max((row["top1"] for row in done.history if "top1" in row), default=None),
         agreement=final.agreement,
         parameters=runs.parameters(student),
         seconds=done.seconds,
@@ -269,11 +276,12 @@ def _report(
     )
     card = {
         "model": _name(teacher),
-        "top1": looked.top1,
+        **({} if looked.top1 is None else {"top1": looked.top1}),
         "parameters": runs.parameters(teacher),
         "seconds": 0.0,
     }
-    summary = summarise(dataset="your data", teacher=card, cells=[cell], run=str(folder))
+    notes, extra = untaught_answers([plan]), {} if final.top1 is not None else {"measure": "agreement"}
+    summary = summarise(dataset="your data", teacher=card, cells=[cell], run=str(folder), notes=notes, **extra)
     checkpoint.write_json(folder / runs.SUMMARY, summary)
     write_report(folder)
 

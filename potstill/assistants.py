@@ -63,6 +63,7 @@ def learn(comparison: Comparison, one: Assistant) -> dict[str, Any]:
         load_weights(module, folder / WEIGHTS)
     live = setting.teacher(module, comparison.precision, spec)
     comparison.assistants[one.name] = live
-    found = Classify().evaluate(live, setting.examples(fit, seed).held())
-    options.talk.say(f"{one.name}: {found.top1:.2f} % ({spec.name}, {one.method})")
-    return {"name": one.name, "model": spec.name, "parameters": runs.parameters(module), "top1": found.top1}
+    found = Classify().evaluate(live, setting.examples(fit, seed).held(), comparison.answers)
+    options.talk.say(f"{one.name}: {found.says} ({spec.name}, {one.method})")
+    reached = {"agreement": found.agreement} if found.top1 is None else {"top1": found.top1}
+    return {"name": one.name, "model": spec.name, "parameters": runs.parameters(module), **reached}

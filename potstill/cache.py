@@ -241,7 +241,8 @@ def add(
 
 def _said(source: Source, images: Split | Pair, about: About, view: int, rows: Sequence[int]) -> dict[str, Tensor]:
     size = len(rows) if view == PLAIN else min(about.batch_size, about.samples)
-    index = torch.tensor([*rows, *[rows[-1]] * (size - len(rows))], device=images.labels.device)
+    place = (images.images if isinstance(images, Pair) else images.labels).device
+    index = torch.tensor([*rows, *[rows[-1]] * (size - len(rows))], device=place)
     pixels = shown(images, index, about.augment, about.data_seed, None if view == PLAIN else view)
     with torch.no_grad():
         said = source(Classify(), Batch({MAIN: View(pixels, index, number=view)}), MAIN, about.taps)

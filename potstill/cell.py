@@ -124,7 +124,7 @@ def assemble(
 
     def evaluate(student: LiveSource) -> dict[str, Any]:
         found = Classify().evaluate(student, examples.held(), reference)
-        measured = {"top1": found.top1, "valid_loss": found.loss}
+        measured = {} if found.top1 is None else {"top1": found.top1, "valid_loss": found.loss}
         return measured if reference is None else measured | {"agreement": found.agreement}
 
     return Engine(

@@ -17,6 +17,7 @@ from potstill.ranks import rank, wait
 from potstill.recipe import Recipe
 from potstill.setting import Setting, with_views, without_effect
 from potstill.together import groups
+from potstill.unlabelled import check_unlabelled, untaught_answers
 
 
 def run(recipe: Recipe, options: Options) -> dict[str, Any]:
@@ -44,8 +45,11 @@ def checked(recipe: Recipe, options: Options) -> tuple[Recipe, list[Method]]:
     """
     methods = [parse(text) for text in recipe.methods]
     _check_names(methods, recipe)
+    check_unlabelled(recipe, methods)
     recipe = with_views(recipe)
     for text in without_effect(recipe):
+        options.talk.warn(text)
+    for text in untaught_answers(methods):
         options.talk.warn(text)
     if options.precision != "auto":
         Precision.named(options.precision)
@@ -57,7 +61,7 @@ def opened(recipe: Recipe, options: Options) -> Setting:
     talk = options.talk
     train, valid = (images.to(options.device) for images in load(recipe.data, quiet=talk.quiet))
     setting = Setting(recipe, options.device, train, valid).with_cache(options.seed)
-    counts = f"{len(train):,} training and {len(valid):,} validation images, {len(train.classes)} classes"
+    counts = f"{len(train):,} training and {len(valid):,} validation images, {len(train.classes) or 'no'} classes"
     talk.say(f"data: {train.name}, {counts}")
     for note in setting.notes:
         talk.say(f"  {note}")

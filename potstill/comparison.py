@@ -46,6 +46,7 @@ from potstill.tasks.classify import Classify, Evaluation
 from potstill.teachers import examine
 from potstill.together import Trainee, side_by_side
 from potstill.types import Progress, Source
+from potstill.unlabelled import untaught_answers
 from potstill.usage import Peak
 
 STUDENTS = "students.json"
@@ -104,11 +105,11 @@ class Comparison:
         wait()
         self.teacher = live = self.setting.teacher(module, self.precision)
         examples = self.setting.examples(self.setting.recipe.fit, seed)
-        classes = len(self.setting.train.classes)
         own = {} if spec.mean is None else {"the data's own": Preprocess.of(self.setting.train)}
         taught = "checkpoint" not in self.card
-        found = examine(live, Classify(), examples.held, classes, self.options.talk, own, taught)
-        self.card["top1"], self.answers = found.top1, found.predictions
+        found = examine(live, Classify(), examples.held, self.setting.classes, self.options.talk, own, taught)
+        self.card |= {} if found.top1 is None else {"top1": found.top1}
+        self.answers = found.predictions
         if self.setting.cached is not None:
             self.teacher, self.card["cache"] = self.setting.cached, str(spec.cache)
         if self.setting.recipe.assistants:
@@ -218,12 +219,12 @@ class Comparison:
             peak_mib=peak,
         )
         if rank() == 0:
-            if seed == self.options.seed and self.answers is not None:
+            if seed == self.options.seed and self.answers is not None and self.setting.valid.labelled:
                 items = mistakes(self.setting.valid, found.predictions, self.answers)
                 checkpoint.write_json(folder / "examples.json", {"items": items})
             checkpoint.write_json(folder / RESULT, {**result, "cell": asdict(cell)})
         wait()
-        self.options.talk.say(f"{method.name} seed {seed}: {cell.top1:.2f} % ({cell.seconds:.0f} s)")
+        self.options.talk.say(f"{method.name} seed {seed}: {found.says} ({cell.seconds:.0f} s)")
 
     def engine(
         self,
@@ -261,10 +262,10 @@ class Comparison:
         engine, method = trainee.engine, trainee.method
         done = engine.result
         found = final_evaluation(engine, self.setting.examples(trainee.fit, trainee.seed), self.answers)
-        best = max(row["top1"] for row in done.history if "top1" in row)
+        best = max((row["top1"] for row in done.history if "top1" in row), default=None)
         result = {"top1": found.top1, "best_top1": best, "seconds": done.seconds, "waited": done.waited}
         if rank() == 0:
-            card = self.setting.card(trainee.module, trainee.spec, method, found.top1)
+            card = self.setting.card(trainee.module, trainee.spec, method, found)
             card |= {"expansion": method.expansion, "seed": trainee.seed, **adaptation(engine.student)}
             save_student(trainee.folder, engine.student, card)
         return result, found
@@ -278,7 +279,8 @@ class Comparison:
             teacher=self.card,
             cells=cells,
             run=str(out),
-            notes=self.setting.notes,
+            notes=[*self.setting.notes, *untaught_answers(self.methods)],
+            **({} if self.setting.valid.labelled else {"measure": "agreement"}),
             title=self.setting.recipe.title,
             precision=precision,
             order=self.setting.recipe.data.order,

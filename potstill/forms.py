@@ -65,19 +65,21 @@ def findable(data: Any, device: torch.device) -> Split | Pair:
     found, _ = _resident(data, "train")
     if isinstance(found, Split):
         return found.to(device)
-    if type(found) is TensorDataset and len(found.tensors) == 2:
+    if type(found) is TensorDataset and len(found.tensors) in (1, 2):
         return Pair(*(part.to(device).contiguous() for part in found.tensors))
     raise ValueError(
         f"cache: a {type(data).__name__} orders or changes its samples in a way of its own, so what the teacher said "
-        "of one cannot be found again; give a pair of tensors (inputs, labels), potstill.Images or a potstill Stream "
-        "(potstill.data.load reads folders and files), or leave out cache"
+        "of one cannot be found again; give a tensor of inputs or a pair (inputs, labels), potstill.Images or a "
+        "potstill Stream (potstill.data.load reads folders and files), or leave out cache"
     )
 
 
 def _resident(data: Any, split: str) -> tuple[Any, Tensor | None]:
-    """A pair of tensors becomes a data set; the labels are given back where they are known."""
+    """A tensor, or a pair of them, becomes a data set; the labels are given back where they are known."""
     if isinstance(data, Split):
-        return data, data.labels
+        return data, data.labels if data.labelled else None
+    if isinstance(data, Tensor):
+        return TensorDataset(data), None
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         if len(data[0]) != len(data[1]):
             raise ValueError(f"{split} data: {len(data[0])} inputs but {len(data[1])} labels")

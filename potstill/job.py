@@ -173,12 +173,11 @@ def register(recipe: Recipe, weights: Path, plan: Plan, device: str, talk: Talk)
             raise ValueError(f"{place} holds this recipe's teacher already; delete the folder to put another there")
         module = setting.network(recipe.teacher, "teacher", plan.seed)
         load_weights(module, weights)
-        classes = len(setting.train.classes)
         found = examine(
-            setting.teacher(module), Classify(), setting.examples(recipe.fit, plan.seed).held, classes, talk
+            setting.teacher(module), Classify(), setting.examples(recipe.fit, plan.seed).held, setting.classes, talk
         )
         digest = hashlib.blake2b(weights.read_bytes(), digest_size=16).hexdigest()
-        save_student(place, module, setting.card(module, recipe.teacher, None, found.top1))
+        save_student(place, module, setting.card(module, recipe.teacher, None, found))
         result = {"top1": found.top1, "seconds": 0.0, "key": place.name, "registered": f"{weights.name} {digest}"}
         checkpoint.write_json(place / RESULT, result)
     return {"folder": str(place), **result}

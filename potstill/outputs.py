@@ -75,7 +75,7 @@ def fidelities(out: Path, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     seen = read(out, folders)
     if seen is None or TEACHER not in seen.places or not (taught := seen.load(TEACHER)).finite:
         return {}
-    labels, found = torch.from_numpy(seen.labels), {}
+    labels, found = torch.from_numpy(seen.labels) if seen.classes else None, {}
     for method in (cell.method for cell in cells if cell.method in seen.places):
         answers = seen.load(method)
         if method not in found and answers.finite:

@@ -20,7 +20,9 @@ from potstill.precision import Choice, Precision
 from potstill.ranks import rank, world_size
 from potstill.recipe import Fit, Network, Recipe
 from potstill.sources import Network as Live
+from potstill.tasks.classify import Evaluation
 from potstill.types import DataInfo, Source
+from potstill.unlabelled import answered
 
 EVALUATION_BATCH = 512
 
@@ -62,12 +64,17 @@ class Setting:
         examples, preprocess = self.examples(self.recipe.fit, seed), self.preprocess(spec)
         return adapted(module, teacher, method, examples, seed=seed, preprocess=preprocess)
 
+    @property
+    def classes(self) -> int:
+        """How many classes are answered with: those of the data, or where that has no labels, those of the teacher."""
+        return len(self.train.classes) if self.train.labelled else answered(self.recipe.teacher)
+
     def architecture(self, spec: Network) -> dict[str, Any]:
         """What `potstill.models.build` needs."""
         options = {k: v for k, v in (("width", spec.width), ("depth", spec.depth)) if v is not None}
         return {
             "name": spec.name,
-            "num_classes": spec.outputs or len(self.train.classes),
+            "num_classes": spec.outputs or self.classes,
             "in_channels": self.train.channels,
             **options,
         }
@@ -84,8 +91,9 @@ class Setting:
             return Preprocess(spec.mean, spec.std, spec.size, mapped)
         return replace(Preprocess.of(self.train), size=spec.size, label_map=mapped)
 
-    def card(self, module: nn.Module, spec: Network, method: Method | None, top1: float) -> dict[str, Any]:
+    def card(self, module: nn.Module, spec: Network, method: Method | None, found: Evaluation) -> dict[str, Any]:
         """What `student.json` says of a network: enough to load and serve it."""
+        reached = {"agreement": found.agreement} if found.top1 is None else {"top1": found.top1}
         return {
             "model": described(module, self.architecture(spec)),
             "classes": list(self.train.classes),
@@ -95,7 +103,7 @@ class Setting:
             "preprocess": self.preprocess(spec, method).describe(),
             "data": self.train.name,
             "method": "registered" if method is None else method.name,
-            "top1": top1,
+            **reached,
         }
 
     def teacher(self, module: nn.Module, precision: Precision | None = None, spec: Network | None = None) -> Live:
@@ -167,7 +175,8 @@ class Setting:
             world=world_size(),
             drop_last=fit.drop_last,
         )
-        info = DataInfo(len(self.train), loader.batch_size, len(self.train.classes), self.train.labels)
+        labels = self.train.labels if self.train.labelled else None
+        info = DataInfo(len(self.train), loader.batch_size, len(self.train.classes) or None, labels)
         return Examples(
             loader,
             info,

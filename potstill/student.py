@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from potstill.data.views import middle
 from potstill.errors import did_you_mean
 from potstill.models import build, load_weights
 from potstill.objectives.simkd import Reused
+from potstill.taps import Taps, probe
 
 WEIGHTS, CARD = "student.safetensors", "student.json"
 
@@ -101,25 +103,51 @@ class Predictor(nn.Module):
         self.model, self.preprocess, self.classes = model, preprocess, tuple(classes)
         self.channels, self.size = channels, None if size is None else (size[0], size[1])
         self.part = part
+        self._taps: dict[str, str] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, K]` of images as they were in training: uint8 `[B, C, H, W]`, or floating point in [0, 1]."""
+        output = self._answer(images)
+        return output if self.preprocess is None else self.preprocess.labels(output)
+
+    def _answer(self, images: Tensor) -> Tensor:
+        """Of the network itself, without a label map."""
         if images.ndim != 4 or self.channels not in (None, images.shape[1]):
             raise ValueError(
                 f"images have shape {list(images.shape)}, expected [B, {self.channels or 'C'}, height, width]"
             )
-        ready = images if self.preprocess is None else self.preprocess(images)
-        output = self.model(ready)
-        return output if self.preprocess is None else self.preprocess.labels(output)
+        return self.model(images if self.preprocess is None else self.preprocess(images))
 
     @torch.no_grad()
     def predict(self, images: Any) -> list[str]:
-        """Class names, one per image.
+        """Class names, one per image; the numbers of classes where these have no names.
 
         `images` is one image or a list of them: PIL images, paths, or arrays `[H, W]` or `[H, W, C]` of uint8; they
         are made grey or colour, resized and cropped as for evaluation. Or a tensor `[B, C, H, W]`, uint8 or floating
         point in [0, 1], which must have the channels and the size of the training images already.
         """
+        rows = [self.forward(batch).argmax(1) for batch in self._batches(images)]
+        answers = torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64)
+        return [self.classes[k] if self.classes else str(k) for k in answers.tolist()]
+
+    @torch.no_grad()
+    def embed(self, images: Any) -> Tensor:
+        """Embeddings `[B, D]` of images in any form that `predict` takes: what the network's classifier reads.
+
+        Raises ValueError for a network without one (no `nn.Linear` produces its answer), and for no images.
+        """
+        batches = self._batches(images)
+        if not batches:
+            raise ValueError("there is no image to embed")
+        found = self._taps or probe(self.model, lambda: self._answer(batches[0][:1])).names
+        if "embedding" not in found:
+            raise ValueError(f"{type(self.model).__name__} has no embedding: no nn.Linear produces its answer")
+        self._taps = {"embedding": found["embedding"]}
+        taps = Taps(self.model, self._taps, needs_gradient=False)
+        return torch.cat([taps(partial(self._answer, batch)).taps["embedding"].flatten(1) for batch in batches])
+
+    def _batches(self, images: Any) -> list[Tensor]:
+        """On the network's device. Pictures go one by one: they may differ in size."""
         parameter = next(self.model.parameters(), None)
         device = torch.device("cpu") if parameter is None else parameter.device
         if isinstance(images, Tensor):
@@ -128,12 +156,9 @@ class Predictor(nn.Module):
                     f"the tensor holds images of {list(images.shape[-2:])} pixels, the student learned from "
                     f"{list(self.size)}; give PIL images, paths or arrays, which are resized"
                 )
-            answers = self.forward(images.to(device)).argmax(1)
-        else:
-            images = images if isinstance(images, list | tuple) else [images]
-            rows = [self.forward(self._tensor(image)[None].to(device)).argmax(1) for image in images]
-            answers = torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64)
-        return [self.classes[k] if self.classes else str(k) for k in answers.tolist()]
+            return [images.to(device)]
+        images = images if isinstance(images, list | tuple) else [images]
+        return [self._tensor(image)[None].to(device) for image in images]
 
     def _tensor(self, image: Any) -> Tensor:
         if isinstance(image, np.ndarray):

@@ -38,15 +38,18 @@ def examine(
     """Say the teacher's own accuracy on the validation data. Near chance, try the usual normalisations, and `own`
     ones, and say which would have worked; a teacher that was `taught` here has the right one and needs none.
 
+    Without labels there is no accuracy, and nothing is said of one.
+
     Raises ValueError for a teacher that answers with another number of classes, or with NaN.
     """
     first = next(iter(valid()))
     with teacher.evaluating():
         answer = teacher(task, first, MAIN, ()).dense()
     if answer.ndim != 2 or answer.shape[1] != classes:
+        whose = "asked for" if first.main.label is None else "of the data"
         raise ValueError(
             f"the teacher answers with shape {list(answer.shape)}, expected [{len(first)}, {classes}] for the "
-            f"{classes} classes of the data; load the matching checkpoint, or give its preprocessing a label_map"
+            f"{classes} classes {whose}; load the matching checkpoint, or give its preprocessing a label_map"
         )
     found = task.evaluate(teacher, valid())
     if not found.finite:
@@ -54,6 +57,12 @@ def examine(
             f"the teacher returns NaN or infinity on the {what} data; check the data, its weights, its "
             "preprocessing and its precision"
         )
+    if found.top1 is None:
+        answers = found.predictions.unique().numel()
+        talk.say(f"teacher: gives {answers} of its {classes} answers on the {what} data, which has no labels")
+        if answers == 1:
+            talk.warn("the teacher gives one answer to all images; look at its preprocessing and its weights")
+        return found
     chance = 100 / classes
     talk.say(f"teacher: {found.top1:.2f} % on the {what} data (chance is {chance:.2f} %)")
     if found.top1 < chance + NEAR * (100 - chance):
@@ -79,7 +88,7 @@ def _advice(
         for name, other in usual.items():
             if len(shape) == 4 and len(other.mean or ()) in (0, 1, shape[1]):
                 teacher.preprocess = replace(given, mean=other.mean, std=other.std)
-                tried[name] = task.evaluate(teacher, islice(valid(), LOOKED_AT)).top1
+                tried[name] = task.evaluate(teacher, islice(valid(), LOOKED_AT)).top1 or 0.0
     finally:
         teacher.preprocess = given
     look = "look at the order of its labels, the order of its channels, its input size and its weights"

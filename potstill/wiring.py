@@ -63,6 +63,8 @@ def wire(
                 f"term {draft.name!r} keeps something for each sample and needs its index, which your loader does not "
                 "give; let it yield (input, label, index), or give the data set instead of a loader"
             )
+        if "label" in objective.needs and batch.views[draft.view].label is None:
+            raise ValueError(f"term {draft.name!r} needs labels, and the data has none; leave it out (ce:0 for ce)")
         built.append(Wired(draft.name, objective, draft.left, draft.right, term.weight))
     return built
 

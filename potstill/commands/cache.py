@@ -28,6 +28,7 @@ from potstill.setting import Setting
 from potstill.shares import Share, start, write_share
 from potstill.tasks.classify import Classify
 from potstill.teachers import examine
+from potstill.unlabelled import check_unlabelled
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def fill(recipe: Recipe, folder: Path, options: Options, talk: Talk, share: Shar
         **setting.others(options.seed, precision),
     )
     if share.number == 0:
-        examine(teacher, Classify(), examples.held, len(setting.train.classes), talk)
+        examine(teacher, Classify(), examples.held, setting.classes, talk)
     about = About(
         teacher=teacher.fingerprint,
         precision=precision.name,
@@ -175,6 +176,7 @@ def _setting(recipe: Recipe, options: Options, talk: Talk, share: Share) -> Sett
     usual = 1 if recipe.data.augment == "none" else recipe.fit.epochs
     views = options.views or recipe.data.views or usual
     recipe = replace(recipe, data=replace(recipe.data, views=views), teacher=replace(recipe.teacher, cache=None))
+    check_unlabelled(recipe, [method for method in _methods(recipe) if method.needs_teacher])
     device = usable(share.device(options.device))
     train, valid = (images.to(device) for images in load(recipe.data, quiet=talk.quiet))
     talk.say(f"data: {train.name}, {len(train):,} training images, {views} view(s) of each")

@@ -34,11 +34,11 @@ def contents(root: Path) -> str:
     return "; ".join(shown) or "nothing: it is empty"
 
 
-def _subfolders(root: Path) -> list[Path]:
+def subfolders(root: Path) -> list[Path]:
     return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _images_below(folder: Path) -> tuple[list[Path], int]:
+def images_below(folder: Path) -> tuple[list[Path], int]:
     """All images below a class folder in a fixed order, and the number of other files."""
     images, others = [], 0
     for place, inner, files in os.walk(folder, followlinks=True):
@@ -58,7 +58,7 @@ def class_folders(root: Path) -> tuple[Raw, Raw | None, list[str]]:
     Raises:
         ValueError: no class folders, only one, or a class that only the validation split has.
     """
-    by_name = {folder.name.lower(): folder for folder in _subfolders(root)}
+    by_name = {folder.name.lower(): folder for folder in subfolders(root)}
     held = next((name for name in VALID_NAMES if name in by_name), None)
     train = next((by_name[name] for name in ("train", "training") if name in by_name), None)
     if train is None and held is not None and set(by_name) <= set(VALID_NAMES):
@@ -73,7 +73,7 @@ def class_folders(root: Path) -> tuple[Raw, Raw | None, list[str]]:
 def _class_split(
     split: str, folder: Path, names: tuple[str, ...] | None, notes: list[str]
 ) -> tuple[Raw, tuple[str, ...]]:
-    found = {inner.name: _images_below(inner) for inner in _subfolders(folder)}
+    found = {inner.name: images_below(inner) for inner in subfolders(folder)}
     classes = tuple(name for name, (images, _) in found.items() if images)
     if not classes:
         raise ValueError(
@@ -82,7 +82,7 @@ def _class_split(
             f"{_nested(folder)}"
         )
     if names is None and len(classes) == 1:
-        inner = [below.name for below in _subfolders(folder / classes[0])]
+        inner = [below.name for below in subfolders(folder / classes[0])]
         raise ValueError(
             f"only one class folder ({classes[0]!r}) in {folder}; a folder per class is expected"
             + (f"; is {folder / classes[0]} meant, with {', '.join(inner[:6])}?" if len(inner) > 1 else "")
@@ -104,7 +104,7 @@ def _class_split(
 
 def _nested(folder: Path) -> str:
     """A hint where the data lies one folder deeper."""
-    inside = [inner for inner in _subfolders(folder) if next(inner.glob("*.parquet"), None)]
+    inside = [inner for inner in subfolders(folder) if next(inner.glob("*.parquet"), None)]
     return f"; {inside[0]} holds Parquet files: is it meant?" if inside else ""
 
 

@@ -18,9 +18,10 @@ from potstill.types import MAIN, Batch, View
 class Given:
     """Training batches of somebody else's loader, whose order and augmentation are its own.
 
-    It may yield `(input, label)`, `(input, label, index)`, or a mapping with the keys `input`, `label` and perhaps
-    `index`. Without an index `indexed` is False, and methods that keep something per sample are refused. `steps` is
-    its length. A run resumes at the beginning of an epoch. Once `classes` is set, labels are checked against it.
+    It may yield `(input, label)`, `(input, label, index)`, or a mapping with the keys `input` and perhaps `label` and
+    `index`; inputs alone, `input` or `(input,)`, are data without labels. Without an index `indexed` is False, and
+    methods that keep something per sample are refused. `steps` is its length. A run resumes at the beginning of an
+    epoch. Once `classes` is set, labels are checked against it.
     """
 
     exact = False
@@ -61,9 +62,9 @@ class Given:
 class Ordered:
     """Training batches of a map-style `Dataset` in Potstill's own order, a function of (seed, epoch).
 
-    Items are `(input, label)` or mappings, as for `Given`. A run resumes at the beginning of an epoch, because the
-    data set's own transforms may be random. Once `classes` is set, labels are checked against it. Tensors are the same
-    every time: their batches say that they show view 0.
+    Items are `(input, label)`, inputs alone or mappings, as for `Given`. A run resumes at the beginning of an epoch,
+    because the data set's own transforms may be random. Once `classes` is set, labels are checked against it. Tensors
+    are the same every time: their batches say that they show view 0.
     """
 
     exact = False
@@ -93,10 +94,10 @@ class Ordered:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A pair of tensors as a cache needs it: inputs `[N, ...]` of any dtype, and int64 `[N]` labels."""
+    """Tensors as a cache needs them: inputs `[N, ...]` of any dtype, and int64 `[N]` labels where there are some."""
 
     images: Tensor = field(repr=False)
-    labels: Tensor = field(repr=False)
+    labels: Tensor | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -104,9 +105,10 @@ class Pair:
     @property
     def digest(self) -> str:
         """A hash of inputs and labels."""
-        shapes = [(str(part.dtype), tuple(part.shape)) for part in (self.images, self.labels)]
+        labels = () if self.labels is None else (self.labels,)
+        shapes = [(str(part.dtype), tuple(part.shape)) for part in (self.images, *labels)]
         digest = hashlib.blake2b(repr(shapes).encode(), digest_size=8)
-        for part in (*self.images.split(4096), self.labels):
+        for part in (*self.images.split(4096), *labels):
             digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
@@ -145,25 +147,25 @@ def as_batch(item: Any, position: int, device: torch.device | str, classes: int 
     """What a loader yields as a `Batch`, and whether it came with an index. Raises ValueError, saying what came."""
     if isinstance(item, Mapping):
         inputs, label, index = item.get("input"), item.get("label"), item.get("index")
-    elif isinstance(item, list | tuple) and len(item) in (2, 3):
-        inputs, label, index = (*item, None)[:3]
+    elif isinstance(item, list | tuple) and len(item) in (1, 2, 3):
+        inputs, label, index = (*item, None, None)[:3]
     else:
-        inputs = label = index = None
-    if not isinstance(inputs, Tensor) or not isinstance(label, Tensor):
+        inputs, label, index = item, None, None
+    if not isinstance(inputs, Tensor) or not isinstance(label, Tensor | None):
         raise ValueError(
             f"the loader yields {_shape(item)}; expected (input, label), (input, label, index) or a mapping with "
-            "'input' and 'label', all tensors"
+            "'input' and 'label', all tensors (inputs alone where there are no labels)"
         )
-    if label.ndim != 1 or len(label) != len(inputs) or label.is_floating_point():
+    if label is not None and (label.ndim != 1 or len(label) != len(inputs) or label.is_floating_point()):
         raise ValueError(
             f"labels have shape {list(label.shape)} and dtype {label.dtype}; expected one class number for each of the "
             f"{len(inputs)} inputs"
         )
     given = index is not None
     index = index if given else torch.arange(position, position + len(inputs))
-    if classes is not None:
+    if classes is not None and label is not None:
         check_labels(label, classes, index)
-    return Batch({MAIN: View(inputs, index.long(), label.long()).to(device)}), given
+    return Batch({MAIN: View(inputs, index.long(), None if label is None else label.long()).to(device)}), given
 
 
 def _shape(item: Any) -> str:

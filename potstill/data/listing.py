@@ -56,7 +56,8 @@ def store(data: Data, listing: Listing) -> str | None:
 
 def _key(data: Data) -> str:
     root = data.root or Path()
-    return fingerprint("index", VERSION, str(root), str(root.expanduser().resolve()), data.label, data.image)
+    parts = [str(root), str(root.expanduser().resolve()), data.label, data.image, *(["unlabelled"] * data.unlabelled)]
+    return fingerprint("index", VERSION, *parts)
 
 
 def _marks(paths: list[Path]) -> list[list[Any]]:

@@ -65,7 +65,7 @@ class Streamed:
         self.stream, self.device = stream, torch.device(device)
         raw = stream.pictures.raw
         self._blocks = raw.store.blocks(raw.places)
-        self._labels = stream.labels.cpu()
+        self._labels = stream.labels.cpu() if stream.labelled else None
 
     def order(self, epoch: int) -> Int64[Tensor, " N"]:
         """The permutation of the images in that epoch."""
@@ -89,7 +89,8 @@ class Streamed:
         requests = [Request(share.numpy(), number, self.plan.view_seed) for share in shares]
         pictures = self.stream.batches(requests, self.device)
         for mine, inputs in zip(shares, pictures, strict=True):
-            rest = View(None, mine, self._labels[mine], number=number).to(self.device)
+            label = None if self._labels is None else self._labels[mine]
+            rest = View(None, mine, label, number=number).to(self.device)
             yield Batch({MAIN: replace(rest, input=inputs)})
 
 
@@ -137,5 +138,5 @@ def _in_order(images: Split, rows: int, batch_size: int, device: torch.device | 
     else:
         pictures = images.batches([Request(index[part].numpy()) for part in parts], device)
     for part, inputs in zip(parts, pictures, strict=True):
-        rest = View(None, index[part], images.labels[part]).to(device)
+        rest = View(None, index[part], images.labels[part] if images.labelled else None).to(device)
         yield Batch({MAIN: replace(rest, input=inputs)})

@@ -57,8 +57,8 @@ class Raw:
     """One split as a reader found it.
 
     `labels` is an array `[N]` of int64, or of strings that are not numbered yet; `names` are the class names
-    where the source gives them. `places` `[N]` says where each row lies in `store`. `watch` are further files that it
-    was made from.
+    where the source gives them, `()` where it has no labels. `places` `[N]` says where each row lies in `store`.
+    `watch` are further files that it was made from.
     """
 
     split: str
@@ -112,6 +112,8 @@ def settle(train: Raw, valid: Raw | None) -> tuple[Raw, Raw | None, tuple[str, .
             that
             disagree on the class names.
     """
+    if train.names == ():
+        return train, valid, (), []
     splits = [train] if valid is None else [train, valid]
     if any(split.labels.dtype.kind != train.labels.dtype.kind for split in splits):
         raise ValueError(f"labels are numbers in one of the splits {[s.split for s in splits]} and names in the other")

@@ -19,6 +19,7 @@ from potstill.data.spec import RESIZED, Data, Images
 from potstill.data.stream import Stream
 from potstill.data.streaming import streamed, title
 from potstill.data.tables import HUB_NAMES, hub, parquet, parquet_files, tables
+from potstill.data.unlabelled import image_folder
 from potstill.data.unreadable import described
 from potstill.errors import did_you_mean
 
@@ -47,6 +48,8 @@ def load(data: Data, *, quiet: bool = False) -> tuple[Images | Stream, Images | 
     """
     if data.size is not None and data.size < 1:
         raise ValueError(f"size must be at least 1, got {data.size}")
+    if data.unlabelled and data.root is None:
+        raise ValueError("data.unlabelled takes the images of a folder; name it with --data.root FOLDER")
     if data.root is None and data.name == "digits":
         train, valid = _digits(data)
         if data.held_out is None:
@@ -86,7 +89,7 @@ def _chosen(data: Data, found: listing.Listing) -> tuple[Raw, Raw, tuple[str, ..
         kept, held = stratified(train.labels, data.valid_fraction)
         notes.append(
             f"no validation split: {len(held)} of {len(train)} training images were set aside "
-            f"(stratified by class, valid_fraction={data.valid_fraction})"
+            f"({'stratified by class, ' if classes else ''}valid_fraction={data.valid_fraction})"
         )
         train, valid = train.take(kept), train.take(held, "train, set aside")
     train = limit(train, data.train_rows, "train_rows")
@@ -95,7 +98,7 @@ def _chosen(data: Data, found: listing.Listing) -> tuple[Raw, Raw, tuple[str, ..
         kept, held = stratified(train.labels, data.held_out)
         notes.append(_held(held, train))
         train, valid = train.take(kept, "train, the rest"), train.take(held, "train, held out")
-    if missing := len(classes) - len(np.unique(train.labels)):
+    if classes and (missing := len(classes) - len(np.unique(train.labels))):
         notes.append(f"{missing} of {len(classes)} classes have no training image")
     return train, valid, classes, notes
 
@@ -150,6 +153,8 @@ def _find(data: Data, quiet: bool) -> tuple[Raw, Raw | None, list[str]]:
         beside = [entry.name for entry in root.parent.iterdir()] if root.parent.is_dir() else []
         hint = did_you_mean(root.name, beside) if beside else f"{root.parent} does not exist either"
         raise ValueError(f"no such folder or file: {root}; {hint}")
+    if data.unlabelled:
+        return image_folder(root, data)
     if root.is_file() and root.suffix.lower() not in (".parquet", ".csv", ".tsv", ".tar"):
         raise ValueError(f"{root} is a file; expected a folder, a .parquet, a .tar or a .csv")
     if root.is_dir() and not any(root.iterdir()):

@@ -20,7 +20,8 @@ class Resident:
     The order of epoch e is a function of (seed, e). Global batch s of an epoch is rows [s B, (s + 1) B) of
     that order, and rank r of `world` gets the r-th of its equal parts. The augmentation of a sample is a
     function of (`view_seed`, the number of the view, its index): epoch e shows view e mod `views`, or e where
-    that is left out. The view's `input` is uint8 `[b, C, H, W]`, `index` and `label` int64 `[b]`.
+    that is left out. The view's `input` is uint8 `[b, C, H, W]`, `index` and `label` int64 `[b]`; images without
+    labels have None there.
 
     `view_seed` is `seed` where it is left out. Runs that share a cache of their teacher share `view_seed` and
     `views`, and may differ in `seed`, the order.
@@ -91,4 +92,5 @@ class Resident:
         for step in range(start, self.steps):
             mine = self.plan.share(order, step)
             inputs = augmented(self.images.images, mine, self.augment, self.plan.view_seed, number)
-            yield Batch({MAIN: View(inputs, mine, self.images.labels.index_select(0, mine), number=number)})
+            label = self.images.labels.index_select(0, mine) if self.images.labelled else None
+            yield Batch({MAIN: View(inputs, mine, label, number=number)})

@@ -49,6 +49,9 @@ class Data:
     held_out: float | None = None
     """Validate on this part of the training images, set aside by class, instead of on the data's own validation or test
     images: to choose something without looking at those."""
+    unlabelled: bool = False
+    """The root is a folder of images without labels: all below it are taken, in whatever folders they lie. Students
+    learn from what the teacher says alone, and what is reported is how often they agree with it."""
     skip_unreadable: bool = False
     """Leave out image files that cannot be read, instead of stopping. Streamed images are all decoded for it, once."""
     augment: Augment = "crop-flip"
@@ -85,7 +88,8 @@ class Data:
 class Images:
     """One decoded split, whole in memory.
 
-    `images` is uint8 `[N, C, H, W]`, `labels` int64 `[N]` with values in [0, len(classes)). `fingerprint` is
+    `images` is uint8 `[N, C, H, W]`, `labels` int64 `[N]` with values in [0, len(classes)). Images without labels have
+    no classes, and zeros that nobody reads. `fingerprint` is
     a hash of the source and of every decoding choice. `notes` are sentences that a user should see (a split
     was made, files were left out, sizes were changed).
     """
@@ -100,6 +104,10 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def labelled(self) -> bool:
+        return bool(self.classes)
 
     @property
     def channels(self) -> int:

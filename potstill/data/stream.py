@@ -39,7 +39,8 @@ class Request:
 class Stream:
     """One split whose images stay encoded where they lie. What `Images` promises of labels and names holds here too.
 
-    `labels` is int64 `[N]` with values in [0, len(classes)). `workers` processes decode; None: one for each core.
+    `labels` is int64 `[N]` with values in [0, len(classes)); without classes there are no labels, and these are zeros.
+    `workers` processes decode; None: one for each core.
     """
 
     pictures: Pictures = field(repr=False)
@@ -52,6 +53,10 @@ class Stream:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def labelled(self) -> bool:
+        return bool(self.classes)
 
     @property
     def channels(self) -> int:

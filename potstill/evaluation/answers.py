@@ -35,7 +35,10 @@ class Answers:
 
 @dataclass(frozen=True)
 class Seen:
-    """The labels `[N]` of the validation data, its classes, and where whose answers lie (`places`, by method)."""
+    """The labels `[N]` of the validation data, its classes, and where whose answers lie (`places`, by method).
+
+    Data without labels has no classes, and every label is -1.
+    """
 
     labels: np.ndarray
     classes: tuple[str, ...]
@@ -45,8 +48,9 @@ class Seen:
         """Raises ValueError for a file that is broken or does not fit the labels."""
         path = self.places[name] / OUTPUTS
         found, _ = read_arrays(path)
-        expected = [len(self.labels), len(self.classes)]
         logits, embedding = found.get("logits"), found.get("embedding")
+        classes = len(self.classes) or (0 if logits is None else logits.shape[-1])
+        expected = [len(self.labels), classes]
         if logits is None or list(logits.shape) != expected:
             shape = "none" if logits is None else list(logits.shape)
             raise ValueError(f"{path}: logits of shape {shape}, expected {expected} as {LABELS} says")
@@ -67,7 +71,7 @@ def read(run: Path, folders: Mapping[str, Sequence[Path]]) -> Seen | None:
     labels = found.get("label")
     if labels is None or not isinstance(classes, list) or labels.ndim != 1:
         raise ValueError(f"{run / LABELS}: expected labels and the names of the classes")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+    if classes and len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         raise ValueError(f"{run / LABELS}: a label lies outside the {len(classes)} classes")
     wanted = {TEACHER: [run / TEACHER], **folders}
     places = {
@@ -79,6 +83,8 @@ def read(run: Path, folders: Mapping[str, Sequence[Path]]) -> Seen | None:
 
 
 def write_labels(run: Path, labels: np.ndarray, classes: Sequence[str]) -> None:
+    """Without classes there are no labels: -1 for each sample."""
+    labels = labels if len(classes) else np.full_like(labels, -1)
     write_arrays(run / LABELS, {"label": labels.astype(np.int64)}, {"classes": json.dumps(list(classes))})
 
 

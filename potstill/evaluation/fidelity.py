@@ -46,24 +46,25 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """A student beside its teacher on `n` test samples; `asdict` of it is JSON. `cka` is None where not known."""
+    """A student beside its teacher on `n` test samples; `asdict` of it is JSON. `cka` is None where not known;
+    without labels so is calibration."""
 
     n: int
     agreement: float
     kl: float
     cka: float | None
-    ece: float
-    nll: float
+    ece: float | None
+    nll: float | None
     bins: tuple[Bin, ...]
-    teacher_ece: float
-    teacher_nll: float
+    teacher_ece: float | None
+    teacher_nll: float | None
     teacher_bins: tuple[Bin, ...]
 
 
 def fidelity(
     student: Float[Tensor, "N K"],
     teacher: Float[Tensor, "N K"],
-    labels: Int[Tensor, "N"],
+    labels: Int[Tensor, "N"] | None,
     student_embedding: Float[Tensor, "N D_s"] | None = None,
     teacher_embedding: Float[Tensor, "N D_t"] | None = None,
     bins: int = BINS,
@@ -85,7 +86,7 @@ def fidelity(
             f"student logits are {list(student.shape)}, teacher logits {list(teacher.shape)}; "
             "expected the same samples and classes"
         )
-    ours, theirs = calibration(student, labels, bins), calibration(teacher, labels, bins)
+    ours, theirs = (None if labels is None else calibration(side, labels, bins) for side in (student, teacher))
     cka = None
     if student_embedding is not None and teacher_embedding is not None:
         for name, side in (("student", student_embedding), ("teacher", teacher_embedding)):
@@ -97,12 +98,12 @@ def fidelity(
         agreement=100 * (student.argmax(1) == teacher.argmax(1)).double().mean().item(),
         kl=forward_kl(student, teacher).mean().item(),
         cka=cka,
-        ece=ours.ece,
-        nll=ours.nll,
-        bins=ours.bins,
-        teacher_ece=theirs.ece,
-        teacher_nll=theirs.nll,
-        teacher_bins=theirs.bins,
+        ece=ours and ours.ece,
+        nll=ours and ours.nll,
+        bins=ours.bins if ours else (),
+        teacher_ece=theirs and theirs.ece,
+        teacher_nll=theirs and theirs.nll,
+        teacher_bins=theirs.bins if theirs else (),
     )
 
 

@@ -29,7 +29,12 @@ class Map:
 
 
 def kinds(seen: Seen) -> tuple[str, ...]:
-    """What is mapped of each network: `logits`, `embedding`, and `first`, the logits of the first classes only."""
+    """What is mapped of each network: `logits`, `embedding`, and `first`, the logits of the first classes only.
+
+    Points are coloured by class, so nothing is mapped of data without labels.
+    """
+    if not seen.classes:
+        return ()
     return ("logits", "embedding", "first") if len(seen.classes) > FIRST else ("logits", "embedding")
 
 
@@ -49,7 +54,7 @@ def read(seen: Seen, name: str) -> dict[str, Map]:
 
 def missing(seen: Seen) -> list[str]:
     """Networks whose maps are still to be drawn."""
-    return [name for name, place in seen.places.items() if not (place / MAPS).exists()]
+    return [name for name, place in seen.places.items() if seen.classes and not (place / MAPS).exists()]
 
 
 def cost(seen: Seen) -> float:

@@ -20,8 +20,8 @@ class Cell:
 
     method: str
     seed: int
-    top1: float
-    best_top1: float
+    top1: float | None  # None of data without labels
+    best_top1: float | None
     agreement: float | None
     parameters: int
     seconds: float
@@ -45,7 +45,8 @@ def summarise(
 
     A row gives mean, sample standard deviation (null for one seed) and every seed's value, in order of the
     seeds; `difference` is null for the baseline, for a method without a seed in common with it, and where no
-    baseline ran; `difference_kd` is the same against plain KD. Keywords beyond the named ones are copied to the top
+    baseline ran; `difference_kd` is the same against plain KD. Without labels every accuracy is null, and so are
+    differences; agreement is what there is. Keywords beyond the named ones are copied to the top
     level.
 
     Raises ValueError for no cells, a method and seed given twice, a percentage outside 0 to 100, a method
@@ -91,12 +92,13 @@ def summarise(
 
 
 def _row(group: Sequence[Cell], control: Sequence[Cell], kd: Sequence[Cell]) -> dict[str, Any]:
-    top1 = [float(cell.top1) for cell in group]
-    best = [float(cell.best_top1) for cell in group]
-    agreement = [None if cell.agreement is None else float(cell.agreement) for cell in group]
+    top1, best, agreement = (
+        [None if value is None else float(value) for value in values]
+        for values in zip(*((cell.top1, cell.best_top1, cell.agreement) for cell in group), strict=True)
+    )
     known = [value for value in agreement if value is not None]
     peaks = [cell.peak_mib for cell in group if cell.peak_mib is not None]
-    mean, std = mean_std(top1)
+    (mean, std), (best_mean, _) = _mean_std(top1), _mean_std(best)
     return {
         "method": group[0].method,
         "expansion": group[0].expansion,
@@ -106,7 +108,7 @@ def _row(group: Sequence[Cell], control: Sequence[Cell], kd: Sequence[Cell]) -> 
         "n": len(group),
         "top1": top1,
         "seeds": [cell.seed for cell in group],
-        "best_mean": mean_std(best)[0],
+        "best_mean": best_mean,
         "best_top1": best,
         "agreement_mean": mean_std(known)[0] if known else None,
         "agreement": agreement,
@@ -119,9 +121,14 @@ def _row(group: Sequence[Cell], control: Sequence[Cell], kd: Sequence[Cell]) -> 
     }
 
 
+def _mean_std(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    known = [value for value in values if value is not None]
+    return mean_std(known) if known else (None, None)
+
+
 def _difference(group: Sequence[Cell], control: Sequence[Cell]) -> dict[str, Any] | None:
-    theirs = {cell.seed: cell.top1 for cell in control}
-    pairs = [(cell.top1, theirs[cell.seed]) for cell in group if cell.seed in theirs]
+    theirs = {cell.seed: cell.top1 for cell in control if cell.top1 is not None}
+    pairs = [(cell.top1, theirs[cell.seed]) for cell in group if cell.seed in theirs and cell.top1 is not None]
     if not pairs:
         return None
     found = paired_difference([pair[0] for pair in pairs], [pair[1] for pair in pairs])
@@ -132,7 +139,7 @@ def _check(cell: Cell) -> None:
     where = f"{cell.method!r} seed {cell.seed}"
     for name in ("top1", "best_top1", "agreement"):
         value = getattr(cell, name)
-        if value is None and name == "agreement":
+        if value is None and (name == "agreement" or cell.top1 is cell.best_top1 is None):
             continue
         if value is None or not 0 <= value <= 100:  # NaN fails the comparison
             raise ValueError(f"{where}: {name} is {value}; expected a percentage from 0 to 100")

@@ -56,6 +56,17 @@ def brings_weights(name: str, pretrained: bool) -> bool:
     return pretrained if folder is None else any(any(folder.glob(pattern)) for pattern in WEIGHTS)
 
 
+def outputs_of(name: str) -> int | None:
+    """How many classes a network of this name answers with; None where its library does not say."""
+    check(name)
+    library, rest = _imported(name), name.partition(":")[2]
+    with _told(name):
+        if library_of(name) == "timm":
+            return getattr(library.models.get_pretrained_cfg(rest), "num_classes", None)
+        config = library.AutoConfig.from_pretrained(str(_folder(name) or rest), trust_remote_code=False)
+        return config.num_labels
+
+
 def _folder(name: str) -> Path | None:
     folder = Path(name.partition(":")[2]).expanduser()
     return folder if library_of(name) == "transformers" and folder.is_dir() else None

@@ -161,7 +161,7 @@ def _maps(seen: Seen, logits: dict[str, np.ndarray]) -> Iterator[Section]:
 
 
 def _calibration(seen: Seen, logits: dict[str, np.ndarray], summary: dict[str, Any]) -> Iterator[Section]:
-    if not logits or not len(seen.labels):
+    if not logits or not len(seen.labels) or not seen.classes:
         return
     found = {name: measured.reliability(values, seen.labels) for name, values in logits.items()}
     methods = [row["method"] for row in summary["rows"]]

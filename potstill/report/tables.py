@@ -1,6 +1,7 @@
 """The results of one comparison: its table, for the terminal, Markdown and the report, and what it says in words."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from rich.console import Group
 
@@ -25,6 +26,8 @@ SHARED_ORDER = (
     "All students saw the same batches: seeds differ in initial weights and random draws, not in the order and "
     "augmentation of the data, and std leaves that out."
 )
+AGREEMENT = "agreement"
+"""`measure` of a summary whose data has no labels: the result is how often students agree with the teacher."""
 COLUMNS = (
     Column("method", "method", words=True),
     Column("top1", "top-1 %"),
@@ -36,6 +39,7 @@ COLUMNS = (
     Column("detectable", "detectable", goes=9),
     Column("verdict", "verdict", words=True),
     Column("agreement", "agrees %", goes=4),
+    Column("cka", "CKA"),
     Column("parameters", "parameters", goes=3),
     Column("seconds", "seconds", goes=2),
     Column("peak", "peak MiB", goes=1),
@@ -49,9 +53,12 @@ def run_sheet(summary: dict[str, Any], *, key: str = "results", title: str = "")
     """
     marks, teacher = Marks(), summary.get("teacher")
     rows = [_teacher(teacher, marks)] if teacher else []
-    rows += [_method(row, marks) for row in summary["rows"]]
+    rows += [_method(row, marks, _unlabelled(summary) and _embeddings(summary, row)) for row in summary["rows"]]
     notes = [*_footnotes(summary), *marks.notes()]
-    return Sheet(key, title or _title(summary), COLUMNS, tuple(rows), tuple(notes)).used()
+    columns = COLUMNS
+    if _unlabelled(summary):
+        columns = tuple(replace(column, goes=None) if column.key == "agreement" else column for column in COLUMNS)
+    return Sheet(key, title or _title(summary), columns, tuple(rows), tuple(notes)).used()
 
 
 def comparison_table(summary: dict[str, Any], *, width: int | None = None) -> Group:
@@ -76,8 +83,18 @@ def sentences(summary: dict[str, Any]) -> list[dict[str, str]]:
     return [_sentence(row, summary["baseline"]) for row in summary["rows"]]
 
 
+def _unlabelled(summary: dict[str, Any]) -> bool:
+    return summary.get("measure") == AGREEMENT
+
+
+def _embeddings(summary: dict[str, Any], row: dict[str, Any]) -> Cell:
+    """How like the teacher's the embeddings are."""
+    return number((summary.get("fidelity") or {}).get(row["method"], {}).get("cka"), 3)
+
+
 def _title(summary: dict[str, Any]) -> str:
-    title = f"{summary['dataset']}: top-1 accuracy in percent, {summary['result']}"
+    measured = "agreement with the teacher" if _unlabelled(summary) else "top-1 accuracy"
+    title = f"{summary['dataset']}: {measured} in percent, {summary['result']}"
     if name := (summary.get("teacher") or {}).get("model"):
         title += f"; teacher {name}"
     return title
@@ -87,6 +104,8 @@ def _footnotes(summary: dict[str, Any]) -> list[Note]:
     """What a reader must know to read the table."""
     others = [row for row in summary["rows"] if row["method"] != summary["baseline"]]
     found = [row["difference"] for row in others if row["difference"]]
+    if _unlabelled(summary):
+        return _without_labels(summary)
     notes = [
         Note("top-1: mean ± std over n seeds at the last epoch, which is the result."),
         Note("* best: mean of each seed's best epoch on the test set. It peeks at the test set.", "best"),
@@ -107,13 +126,33 @@ def _footnotes(summary: dict[str, Any]) -> list[Note]:
         notes.append(Note(text + "is called better or worse by chance.", "verdict"))
     text = "agrees: share of test items where student and teacher give the same answer."
     notes.append(Note(text, "agreement"))
-    notes.append(Note("peak: most memory of the device in use at once while training, mean over seeds.", "peak"))
+    notes += _of_training(summary)
+    if free := [row["method"] for row in others if row.get("teacher_free")]:
+        notes.append(Note(f"Trained without the teacher: {', '.join(free)}."))
+    return notes
+
+
+def _without_labels(summary: dict[str, Any]) -> list[Note]:
+    """The same of data on which nobody can be right or wrong."""
+    text = (
+        "agrees: share of validation images to which the student gives the teacher's answer, mean ± std over n seeds "
+    )
+    return [
+        Note(f"{text}at the last epoch. The data has no labels: nothing here is an accuracy."),
+        Note(
+            "CKA: of the first seed's embeddings and the teacher's; 1 where they agree up to rotation and scale.", "cka"
+        ),
+        *_of_training(summary),
+        *(Note(f"{note}.") for note in summary.get("notes", ()) if note.startswith("method ")),
+    ]
+
+
+def _of_training(summary: dict[str, Any]) -> list[Note]:
+    notes = [Note("peak: most memory of the device in use at once while training, mean over seeds.", "peak")]
     if summary.get("order") == "shared":
         notes.append(Note(SHARED_ORDER))
         text = "seconds: a student's share of the time of those that trained side by side."
         notes.append(Note(text, "seconds"))
-    if free := [row["method"] for row in others if row.get("teacher_free")]:
-        notes.append(Note(f"Trained without the teacher: {', '.join(free)}."))
     return notes
 
 
@@ -128,25 +167,30 @@ def _teacher(teacher: dict[str, Any], marks: Marks) -> Row:
     return Row(cells, "teacher", pinned=True)
 
 
-def _method(row: dict[str, Any], marks: Marks) -> Row:
+def _method(row: dict[str, Any], marks: Marks, cka: Cell | Literal[False] = False) -> Row:
     found = row["difference"] or {}
     verdict = found.get("verdict", "")
     cells = {
         "method": Cell(row["method"]),
-        "top1": spread(row["top1_mean"], row["top1_std"]),
-        "best": spread(*mean_std(row["best_top1"])),
+        "top1": EMPTY if row["top1_mean"] is None else spread(row["top1_mean"], row["top1_std"]),
+        "best": EMPTY if row["top1_mean"] is None else spread(*mean_std(row["best_top1"])),
         "n": number(row["n"], 0),
         "published": marks.cell(row.get("published")),
         "difference": difference(row["difference"]),
         "difference_kd": difference(row.get("difference_kd")),
         "detectable": number(found.get("detectable"), 2),
         "verdict": Cell(verdict, tone=verdict) if verdict else EMPTY,
-        "agreement": number(row["agreement_mean"], 1),
+        "agreement": number(row["agreement_mean"], 1) if cka is False else _agreement(row),
+        "cka": cka or EMPTY,
         "parameters": number(row["parameters"], 0),
         "seconds": seconds(row["seconds"]),
         "peak": number(row.get("peak_mib"), 0),
     }
     return Row(cells, row["method"])
+
+
+def _agreement(row: dict[str, Any], digits: int = 2) -> Cell:
+    return spread(*mean_std(row["agreement"]), digits=digits)
 
 
 def difference(found: dict[str, Any] | None) -> Cell:
@@ -158,6 +202,9 @@ def _sentence(row: dict[str, Any], baseline: str) -> dict[str, str]:
     found = row["difference"]
     counted = seeds(row["n"] if found is None else found["n"])
     over = "the lone student" if baseline == "student" else baseline
+    if row["top1_mean"] is None:
+        text = f"agrees with the teacher on {_agreement(row, 1).text} % of the validation images, over {counted}"
+        return {"method": row["method"], "verdict": "alone", "text": text}
     if found is None:
         verdict = "baseline" if row["method"] == baseline else "alone"
         what = "what the others are compared with" if verdict == "baseline" else f"nothing to compare with {over}"

@@ -18,18 +18,26 @@ from potstill.types import MAIN, Batch, LiveSource, Progress, Source, SourceOutp
 class Evaluation:
     """What a network says about a whole data set: `predictions` `[N]`, and percentages.
 
-    `top1` is the share of right answers, `agreement` that of answers equal to the reference's (the teacher's).
+    `top1` is the share of right answers, `agreement` that of answers equal to the reference's (the teacher's). Without
+    labels `top1` and `loss` are None.
     """
 
     predictions: Tensor
-    top1: float
-    loss: float
+    top1: float | None
+    loss: float | None
     finite: bool
     agreement: float | None = None
 
+    @property
+    def says(self) -> str:
+        """The result in a line: the accuracy, or without labels the agreement."""
+        if self.top1 is not None:
+            return f"{self.top1:.2f} %"
+        return "no labels" if self.agreement is None else f"agrees with the teacher on {self.agreement:.2f} %"
+
 
 class Classify:
-    """Images (or anything a network takes whole) with one label each."""
+    """Images (or anything a network takes whole) with one label each, or none."""
 
     combine_scope: Literal["unit", "batch"] = "unit"
     derived: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -53,18 +61,17 @@ class Classify:
         with source.evaluating():
             for batch in loader:
                 logits = at_least_float32(source(self, batch, MAIN, ()).dense())
-                label = batch.main.label
-                assert label is not None, "an evaluation batch has labels"
                 predictions.append(logits.argmax(1))
-                right.append(predictions[-1] == label)
-                loss.append(F.cross_entropy(logits, label, reduction="none"))
+                if (label := batch.main.label) is not None:
+                    right.append(predictions[-1] == label)
+                    loss.append(F.cross_entropy(logits, label, reduction="none"))
                 finite.append(logits.isfinite().all())
         answers = torch.cat(predictions)
         agreement = None if reference is None else 100 * (answers == reference).double().mean().item()
         return Evaluation(
             predictions=answers,
-            top1=100 * torch.cat(right).double().mean().item(),
-            loss=torch.cat(loss).double().mean().item(),
+            top1=100 * torch.cat(right).double().mean().item() if right else None,
+            loss=torch.cat(loss).double().mean().item() if loss else None,
             finite=bool(torch.stack(finite).all()),
             agreement=agreement,
         )

@@ -44,6 +44,8 @@ def linear_probe(
     """
     if tuple(train.classes) != tuple(valid.classes):
         raise ValueError(f"{train.name}: the training and the validation images have different classes")
+    if not train.labelled:
+        raise ValueError(f"{train.name} has no labels, and a linear probe is trained and judged by labels")
     started = time.perf_counter()
     asked = Asked(
         network,

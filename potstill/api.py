@@ -33,7 +33,7 @@ from potstill.tasks.classify import Classify, Evaluation
 from potstill.teachers import check_modules, classes_of, examine
 from potstill.terms import Term
 from potstill.types import Source
-from potstill.unlabelled import check_terms, untaught_answers
+from potstill.unlabelled import about, check_terms, untaught, untaught_answers
 
 
 def distill(
@@ -190,7 +190,10 @@ def distill(
     final = None if examples.valid is None else final_evaluation(engine, examples, answers)
     if final is not None:
         agrees = f"agrees with the teacher on {final.agreement:.2f} %"
-        talk.say(f"student: {agrees}" if final.top1 is None else f"student: {final.top1:.2f} % ({agrees})")
+        if final.top1 is not None:
+            talk.say(f"student: {final.top1:.2f} % ({agrees})")
+        elif not untaught(plan):
+            talk.say(f"student: {agrees}")
     if engine.student is not student:  # the moving average
         student.load_state_dict(engine.student.state_dict())
     lay_out(student, torch.contiguous_format)
@@ -280,7 +283,7 @@ def _report(
         "parameters": runs.parameters(teacher),
         "seconds": 0.0,
     }
-    notes, extra = untaught_answers([plan]), {} if final.top1 is not None else {"measure": "agreement"}
+    notes, extra = untaught_answers([plan]), {} if final.top1 is not None else about([plan])
     summary = summarise(dataset="your data", teacher=card, cells=[cell], run=str(folder), notes=notes, **extra)
     checkpoint.write_json(folder / runs.SUMMARY, summary)
     write_report(folder)

@@ -58,6 +58,8 @@ def check(grid: Grid, plan: Plan, talk: Talk) -> None:
         try:
             folder = plan.out / grid.folder(pair)
             options = Options(folder, torch.device("cpu"), talk, plan.seed, plan.precision)
+            if recipe.data.unlabelled:
+                raise ValueError("a grid compares accuracies, and without labels there are none; use potstill distill")
             recipe, _ = checked(recipe, options)
             runs.check(folder, runs.describe(recipe, plan.seed, plan.source), resume=True, grows=True)
         except ValueError as error:

@@ -46,7 +46,7 @@ from potstill.tasks.classify import Classify, Evaluation
 from potstill.teachers import examine
 from potstill.together import Trainee, side_by_side
 from potstill.types import Progress, Source
-from potstill.unlabelled import untaught_answers
+from potstill.unlabelled import about, untaught_answers
 from potstill.usage import Peak
 
 STUDENTS = "students.json"
@@ -280,7 +280,7 @@ class Comparison:
             cells=cells,
             run=str(out),
             notes=[*self.setting.notes, *untaught_answers(self.methods)],
-            **({} if self.setting.valid.labelled else {"measure": "agreement"}),
+            **({} if self.setting.valid.labelled else about(self.methods)),
             title=self.setting.recipe.title,
             precision=precision,
             order=self.setting.recipe.data.order,

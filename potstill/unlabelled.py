@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from potstill.methods import Method, parse
 from potstill.models.foreign import library_of, outputs_of
@@ -78,14 +79,23 @@ def without_labels(method: Method) -> str | None:
     return text if parts and not any("label" in _needs(term) for term in _terms(found)) else None
 
 
+def untaught(method: Method) -> bool:
+    """Its losses never reach the student's answer, only what lies in front of it."""
+    return not method.adapting and all(map(_inside, _terms(method)))
+
+
 def untaught_answers(methods: Sequence[Method]) -> list[str]:
-    """Sentences about methods whose losses never reach the student's answer, only what lies in front of it."""
+    """Sentences about methods of which that is true."""
     return [
         f"method {method.name}: no loss reaches the student's answer, so its classifier keeps its initial weights and "
         "what it answers means nothing; its embedding is what it learns (potstill.load(RUN).embed)"
-        for method in methods
-        if not method.adapting and all(map(_inside, _terms(method)))
+        for method in filter(untaught, methods)
     ]
+
+
+def about(methods: Sequence[Method]) -> dict[str, Any]:
+    """What a summary says of a run on data without labels: what was measured, and whose answers mean nothing."""
+    return {"measure": "agreement", "untaught": [method.name for method in methods if untaught(method)]}
 
 
 def _inside(term: Term) -> bool:

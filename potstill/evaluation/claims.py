@@ -154,7 +154,7 @@ def tallies(cells: Mapping[str, Sequence[Cell]], reference: str) -> dict[str, di
         if method == reference:
             continue
         sides = in_common(grid, method, reference).values()
-        found = [paired_difference(*([run.top1 for run in side.values()] for side in both)) for both in sides]
+        found = [paired_difference(*([run.accuracy for run in side.values()] for side in both)) for both in sides]
         verdicts = [difference.verdict for difference in found]
         if found:
             rows[method] = {
@@ -196,7 +196,7 @@ def _by_method(cells: Mapping[str, Sequence[Cell]], wanted: str, role: str) -> d
         runs = grid.setdefault(pair, {})
         for cell in group:
             where = f"pair {pair!r}, {cell.method!r} seed {cell.seed}"
-            if not math.isfinite(cell.top1):
+            if not math.isfinite(cell.accuracy):
                 raise ValueError(f"{where}: top1 is {cell.top1}; expected a finite number")
             if cell.seed in runs.setdefault(cell.method, {}):
                 raise ValueError(f"{where} is given more than once")

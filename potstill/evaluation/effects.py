@@ -95,7 +95,7 @@ def effect(sides: Sides) -> Effect:
     if not sides:
         raise ValueError("no pair has the method and the baseline with a seed in common")
     differences = {
-        pair: {seed: float(ours[seed].top1) - float(theirs[seed].top1) for seed in ours}
+        pair: {seed: float(ours[seed].accuracy) - float(theirs[seed].accuracy) for seed in ours}
         for pair, (ours, theirs) in sides.items()
     }
     means = {pair: mean_std(list(values.values()))[0] for pair, values in differences.items()}
@@ -114,7 +114,7 @@ def effect(sides: Sides) -> Effect:
         variances.append(smallest / (smallest - 1) * math.fsum(z * z for z in together.values()))
         freedoms.append(smallest - 1)
     error = math.sqrt(math.fsum(variances))
-    largest = max(abs(cell.top1) for both in sides.values() for side in both for cell in side.values())
+    largest = max(abs(cell.accuracy) for both in sides.values() for side in both for cell in side.values())
     if error <= 1e-12 * largest:  # rounding noise of equal differences, which t would blow up
         return Effect(means, seeds, 0.0 if abs(mean) <= 1e-12 * largest else mean, 0.0, float(sum(freedoms)))
     shares = [(v / error**2) ** 2 / freedom for v, freedom in zip(variances, freedoms, strict=True)]

@@ -98,11 +98,11 @@ def fidelity(
         agreement=100 * (student.argmax(1) == teacher.argmax(1)).double().mean().item(),
         kl=forward_kl(student, teacher).mean().item(),
         cka=cka,
-        ece=ours and ours.ece,
-        nll=ours and ours.nll,
+        ece=None if ours is None else ours.ece,
+        nll=None if ours is None else ours.nll,
         bins=ours.bins if ours else (),
-        teacher_ece=theirs and theirs.ece,
-        teacher_nll=theirs and theirs.nll,
+        teacher_ece=None if theirs is None else theirs.ece,
+        teacher_nll=None if theirs is None else theirs.nll,
         teacher_bins=theirs.bins if theirs else (),
     )
 

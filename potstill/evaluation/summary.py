@@ -30,6 +30,13 @@ class Cell:
     teacher_free: bool = False
     peak_mib: float | None = None  # see usage.Peak
 
+    @property
+    def accuracy(self) -> float:
+        """`top1`, where the data has labels."""
+        if self.top1 is None:
+            raise ValueError(f"{self.method!r} seed {self.seed} has no accuracy: its data has no labels")
+        return self.top1
+
 
 def summarise(
     *,

@@ -147,6 +147,11 @@ def _vega() -> str:
 
 def charts(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[tuple[str, str, figures.Chart]]:
     """Key, title and chart of what is known of accuracy and agreement."""
+    # An agreement of chance, where nothing taught the classifier, is no result.
+    untaught = summary.get("untaught", ())
+    records = [record for record in records if record["method"] not in untaught]
+    hidden = [{**row, "agreement": []} if row["method"] in untaught else row for row in summary["rows"]]
+    summary = {**summary, "rows": hidden}
     made = [
         ("accuracy", "Accuracy of every seed", figures.final_accuracy(summary)),
         ("curves", "Accuracy over epochs", figures.accuracy_curves(summary, records)),

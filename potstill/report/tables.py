@@ -1,7 +1,7 @@
 """The results of one comparison: its table, for the terminal, Markdown and the report, and what it says in words."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Group
 
@@ -53,7 +53,9 @@ def run_sheet(summary: dict[str, Any], *, key: str = "results", title: str = "")
     """
     marks, teacher = Marks(), summary.get("teacher")
     rows = [_teacher(teacher, marks)] if teacher else []
-    rows += [_method(row, marks, _unlabelled(summary) and _embeddings(summary, row)) for row in summary["rows"]]
+    rows += [
+        _without_accuracy(row, summary) if _unlabelled(summary) else _method(row, marks) for row in summary["rows"]
+    ]
     notes = [*_footnotes(summary), *marks.notes()]
     columns = COLUMNS
     if _unlabelled(summary):
@@ -80,16 +82,15 @@ def sentences(summary: dict[str, Any]) -> list[dict[str, str]]:
 
     `verdict` is that of the row, or `baseline`, or `alone` where there is nothing to compare with.
     """
+    if _unlabelled(summary):
+        return [
+            {"method": row["method"], "verdict": "alone", "text": _likeness(row, summary)} for row in summary["rows"]
+        ]
     return [_sentence(row, summary["baseline"]) for row in summary["rows"]]
 
 
 def _unlabelled(summary: dict[str, Any]) -> bool:
     return summary.get("measure") == AGREEMENT
-
-
-def _embeddings(summary: dict[str, Any], row: dict[str, Any]) -> Cell:
-    """How like the teacher's the embeddings are."""
-    return number((summary.get("fidelity") or {}).get(row["method"], {}).get("cka"), 3)
 
 
 def _title(summary: dict[str, Any]) -> str:
@@ -167,30 +168,48 @@ def _teacher(teacher: dict[str, Any], marks: Marks) -> Row:
     return Row(cells, "teacher", pinned=True)
 
 
-def _method(row: dict[str, Any], marks: Marks, cka: Cell | Literal[False] = False) -> Row:
+def _without_accuracy(row: dict[str, Any], summary: dict[str, Any]) -> Row:
+    """A row of data without labels. The agreement of a classifier that nothing has trained is left out."""
+    cells = {
+        "method": Cell(row["method"]),
+        "n": number(row["n"], 0),
+        "agreement": EMPTY if row["method"] in summary["untaught"] else spread(*mean_std(row["agreement"])),
+        "cka": number(_cka(summary, row), 3),
+        **_cost(row),
+    }
+    return Row(cells, row["method"])
+
+
+def _cka(summary: dict[str, Any], row: dict[str, Any]) -> float | None:
+    """How like the teacher's the embeddings are, where that was looked at."""
+    return (summary.get("fidelity") or {}).get(row["method"], {}).get("cka")
+
+
+def _cost(row: dict[str, Any]) -> dict[str, Cell]:
+    return {
+        "parameters": number(row["parameters"], 0),
+        "seconds": seconds(row["seconds"]),
+        "peak": number(row.get("peak_mib"), 0),
+    }
+
+
+def _method(row: dict[str, Any], marks: Marks) -> Row:
     found = row["difference"] or {}
     verdict = found.get("verdict", "")
     cells = {
         "method": Cell(row["method"]),
-        "top1": EMPTY if row["top1_mean"] is None else spread(row["top1_mean"], row["top1_std"]),
-        "best": EMPTY if row["top1_mean"] is None else spread(*mean_std(row["best_top1"])),
+        "top1": spread(row["top1_mean"], row["top1_std"]),
+        "best": spread(*mean_std(row["best_top1"])),
         "n": number(row["n"], 0),
         "published": marks.cell(row.get("published")),
         "difference": difference(row["difference"]),
         "difference_kd": difference(row.get("difference_kd")),
         "detectable": number(found.get("detectable"), 2),
         "verdict": Cell(verdict, tone=verdict) if verdict else EMPTY,
-        "agreement": number(row["agreement_mean"], 1) if cka is False else _agreement(row),
-        "cka": cka or EMPTY,
-        "parameters": number(row["parameters"], 0),
-        "seconds": seconds(row["seconds"]),
-        "peak": number(row.get("peak_mib"), 0),
+        "agreement": number(row["agreement_mean"], 1),
+        **_cost(row),
     }
     return Row(cells, row["method"])
-
-
-def _agreement(row: dict[str, Any], digits: int = 2) -> Cell:
-    return spread(*mean_std(row["agreement"]), digits=digits)
 
 
 def difference(found: dict[str, Any] | None) -> Cell:
@@ -198,13 +217,19 @@ def difference(found: dict[str, Any] | None) -> Cell:
     return EMPTY if found is None else interval(found["mean"], found["low"], found["high"], tone=found["verdict"])
 
 
+def _likeness(row: dict[str, Any], summary: dict[str, Any]) -> str:
+    cka = _cka(summary, row)
+    alike = "" if cka is None else f"; CKA of its embeddings and the teacher's {cka:.3f}"
+    if row["method"] in summary["untaught"]:
+        return f"learned embeddings alone, its classifier nothing{alike}"
+    reached = spread(*mean_std(row["agreement"]), digits=1).text
+    return f"gives the teacher's answer to {reached} % of the validation images, over {seeds(row['n'])}{alike}"
+
+
 def _sentence(row: dict[str, Any], baseline: str) -> dict[str, str]:
     found = row["difference"]
     counted = seeds(row["n"] if found is None else found["n"])
     over = "the lone student" if baseline == "student" else baseline
-    if row["top1_mean"] is None:
-        text = f"agrees with the teacher on {_agreement(row, 1).text} % of the validation images, over {counted}"
-        return {"method": row["method"], "verdict": "alone", "text": text}
     if found is None:
         verdict = "baseline" if row["method"] == baseline else "alone"
         what = "what the others are compared with" if verdict == "baseline" else f"nothing to compare with {over}"

@@ -17,7 +17,7 @@ from potstill.ranks import rank, wait
 from potstill.recipe import Recipe
 from potstill.setting import Setting, with_views, without_effect
 from potstill.together import groups
-from potstill.unlabelled import check_unlabelled, untaught_answers
+from potstill.unlabelled import check_unlabelled, unknown_normalisation, untaught_answers
 
 
 def run(recipe: Recipe, options: Options) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def checked(recipe: Recipe, options: Options) -> tuple[Recipe, list[Method]]:
     recipe = with_views(recipe)
     for text in without_effect(recipe):
         options.talk.warn(text)
-    for text in untaught_answers(methods):
+    for text in [*untaught_answers(methods), *unknown_normalisation(recipe)]:
         options.talk.warn(text)
     if options.precision != "auto":
         Precision.named(options.precision)

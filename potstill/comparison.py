@@ -46,7 +46,7 @@ from potstill.tasks.classify import Classify, Evaluation
 from potstill.teachers import examine
 from potstill.together import Trainee, side_by_side
 from potstill.types import Progress, Source
-from potstill.unlabelled import about, untaught_answers
+from potstill.unlabelled import about, reached, untaught_answers
 from potstill.usage import Peak
 
 STUDENTS = "students.json"
@@ -224,7 +224,7 @@ class Comparison:
                 checkpoint.write_json(folder / "examples.json", {"items": items})
             checkpoint.write_json(folder / RESULT, {**result, "cell": asdict(cell)})
         wait()
-        self.options.talk.say(f"{method.name} seed {seed}: {found.says} ({cell.seconds:.0f} s)")
+        self.options.talk.say(f"{method.name} seed {seed}: {reached(method, found)} ({cell.seconds:.0f} s)")
 
     def engine(
         self,

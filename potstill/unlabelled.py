@@ -9,6 +9,7 @@ from typing import Any
 from potstill.methods import Method, parse
 from potstill.models.foreign import library_of, outputs_of
 from potstill.recipe import Network, Recipe
+from potstill.tasks.classify import Evaluation
 from potstill.terms import Term
 from potstill.types import Objective
 
@@ -87,10 +88,30 @@ def untaught(method: Method) -> bool:
 def untaught_answers(methods: Sequence[Method]) -> list[str]:
     """Sentences about methods of which that is true."""
     return [
-        f"method {method.name}: no loss reaches the student's answer, so its classifier keeps its initial weights and "
+        f"method {method.name}: no loss reaches the student's answer, so nothing trains its classifier and "
         "what it answers means nothing; its embedding is what it learns (potstill.load(RUN).embed)"
         for method in filter(untaught, methods)
     ]
+
+
+def unknown_normalisation(recipe: Recipe) -> list[str]:
+    """A sentence where the teacher's inputs may be normalised in another way than it was trained with.
+
+    With labels a bad accuracy would show that; without them nothing does.
+    """
+    if not recipe.data.unlabelled or recipe.teacher.mean is not None:
+        return []
+    return [
+        "the teacher's inputs are normalised with the mean and standard deviation of these images; if it was trained on "
+        "others, say theirs with --teacher.mean and --teacher.std"
+    ]
+
+
+def reached(method: Method, found: Evaluation) -> str:
+    """What a student came to, in a line: its accuracy, or without labels its agreement with the teacher."""
+    if found.top1 is None and untaught(method):
+        return "its embedding is trained, its classifier is not"
+    return found.says
 
 
 def about(methods: Sequence[Method]) -> dict[str, Any]:

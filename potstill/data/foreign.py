@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset, TensorDataset
 
 from potstill.hashing import hash_index
 from potstill.types import MAIN, Batch, View
@@ -114,8 +114,9 @@ class Pair:
 
 
 def in_order(data: Any, batch_size: int, device: torch.device | str, classes: int | None = None) -> Iterator[Batch]:
-    """Evaluation batches of a `Dataset` or of somebody's loader."""
-    loader = DataLoader(data, batch_size=batch_size) if isinstance(data, Dataset) else data
+    """Evaluation batches of a `Dataset` or of somebody's loader. It must give the same order every time: what two
+    networks answer is compared row by row. A `DataLoader` that shuffles is read without."""
+    loader = DataLoader(data, batch_size=batch_size) if isinstance(data, Dataset) else _unshuffled(data)
     position = 0
     for item in loader:
         batch, _ = as_batch(item, position, device, classes)
@@ -123,6 +124,18 @@ def in_order(data: Any, batch_size: int, device: torch.device | str, classes: in
         yield batch
     if position == 0:
         raise ValueError("the validation data is empty: it gives no batch")
+
+
+def _unshuffled(loader: Any) -> Any:
+    if type(loader) is not DataLoader or type(loader.sampler) is not RandomSampler or loader.batch_size is None:
+        return loader
+    return DataLoader(
+        loader.dataset,
+        loader.batch_size,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        drop_last=loader.drop_last,
+    )
 
 
 def labels_of(data: Any) -> Tensor | None:

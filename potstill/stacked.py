@@ -46,7 +46,9 @@ def _kind(engine: Engine) -> Hashable:
     rows, whole = getattr(engine.loader, "batch_size", engine.fit.batch_size), engine.fit.micro_batch
     alone = len(networks) > 1 or world_size() > 1 or (whole is not None and whole < rows)
     layers = networks["student"].modules()
-    if alone or not isinstance(source, Network) or any(isinstance(m, RANDOM) and m.p > 0 for m in layers):
+    # What is compiled would have to be compiled once more for the stack, which was not tried.
+    single = not isinstance(source, Network) or source.precision.compiled
+    if alone or single or any(isinstance(m, RANDOM) and m.p > 0 for m in layers):
         return id(engine)
     module = networks["student"]
     shapes = tuple((name, value.shape, value.dtype) for name, value in module.state_dict().items())

@@ -122,7 +122,7 @@ def prepared(pair: str, precision: Precision, device: torch.device, arguments: A
     engine = assemble(
         networks[1],
         guide,
-        parse(arguments.method).terms,
+        parse(arguments.method),
         examples,
         Fit(epochs=1000, batch_size=rows),
         preprocess=prepare,

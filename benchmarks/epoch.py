@@ -120,7 +120,7 @@ def _block(
     torch.manual_seed(0)
     student = build(arguments.student, num_classes=CLASSES)
     fit = Fit(epochs=1000, batch_size=arguments.batch_size)
-    engine = assemble(student, guide, parse(method).terms, examples, fit, preprocess=prepare, precision=precision)
+    engine = assemble(student, guide, parse(method), examples, fit, preprocess=prepare, precision=precision)
     engine.begin()
     batches = _for_ever(examples.loader)
 

@@ -68,7 +68,7 @@ class Task:
         engine = assemble(
             student,
             speaker,
-            parse(self.method).terms,
+            parse(self.method),
             Examples(loader, info, batch),
             self.fit,
             seed=self.seed,

@@ -97,10 +97,10 @@ class Bench:
         engine = assemble(
             student,
             self.teacher,
-            stage.terms,
+            method,
             self.examples,
             stage.fit(fit),
-            control=method.control,
+            stage=stage,
             preprocess=self.prepare,
             precision=self.precision,
         )

@@ -135,9 +135,7 @@ def prepared(way: Way, arguments: Arguments, device: torch.device) -> Callable[[
         student = build(arguments.student, num_classes=CLASSES).to(device)
         guide = teacher if way == ALONE else heard
         fit = Fit(epochs=1000, batch_size=arguments.batch_size)
-        engine = assemble(
-            student, guide, method.terms, examples, fit, control=method.control, preprocess=prepare, precision=precision
-        )
+        engine = assemble(student, guide, method, examples, fit, preprocess=prepare, precision=precision)
         engine.begin()
         engines.append(engine)
     expect(engines, heard)

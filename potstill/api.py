@@ -125,7 +125,7 @@ def distill(
             lambda: choose_precision(
                 student,
                 teacher if plan.needs_teacher else None,
-                plan.terms,
+                plan,
                 examples,
                 fit,
                 student_preprocess,

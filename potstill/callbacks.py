@@ -1,16 +1,20 @@
-"""What may happen after an evaluation."""
+"""What may happen after an evaluation or at the end of an epoch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from potstill.engine import Engine
 
 
-class Callback(Protocol):
-    """Called after every evaluation. It may rescale the learning rate (`engine.lr_factor`), reload weights, reset
-    `engine.optimizer`, or stop the run (`engine.stop`). One with `state_dict` is checkpointed.
+class Callback:
+    """May rescale the learning rate (`engine.lr_factor`), reload weights, make another `engine.optimizer`, or stop the
+    run (`engine.stop`). One with `state_dict` is checkpointed.
     """
 
-    def on_evaluate(self, engine: Engine, metrics: dict[str, Any]) -> None: ...
+    def on_evaluate(self, engine: Engine, metrics: dict[str, Any]) -> None:
+        """After every evaluation; the row of `metrics.jsonl` may be added to."""
+
+    def on_epoch(self, engine: Engine) -> None:
+        """At the end of every epoch, after its evaluation if there is one."""

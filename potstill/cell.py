@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from potstill.callbacks import Callback
 from potstill.compiling import consider
 from potstill.data.preprocess import Preprocess
 from potstill.engine import Engine
@@ -20,11 +21,13 @@ from potstill.loop import Loader, Result
 from potstill.methods import Method
 from potstill.precision import Choice, Precision, choose
 from potstill.recipe import Fit
+from potstill.scheme import Scene
 from potstill.sources import Network, Shuffled
+from potstill.stages import Stage
 from potstill.taps import probe, untouched
 from potstill.tasks.classify import Classify, Evaluation
-from potstill.terms import Spec, Term
-from potstill.types import MAIN, Batch, DataInfo, LiveSource, Objective, Outputs, Progress, Source
+from potstill.terms import Spec
+from potstill.types import MAIN, Batch, DataInfo, LiveSource, Objective, Outputs, Progress, Source, Task
 from potstill.wiring import Weights, wire
 
 
@@ -69,11 +72,13 @@ def source(
 def assemble(
     student: nn.Module,
     teacher: Source | None,
-    terms: Sequence[Term],
+    method: Method,
     examples: Examples,
     fit: Fit,
     *,
-    control: str | None = None,
+    stage: Stage | None = None,
+    assistants: Mapping[str, Source] | None = None,
+    fresh: Callable[[str], nn.Module] | None = None,
     seed: int = 0,
     preprocess: Preprocess | None = None,
     precision: Precision | None = None,
@@ -83,25 +88,43 @@ def assemble(
     handed: Mapping[str, Weights] | None = None,
     evaluated: bool = True,
 ) -> Engine:
-    """Sources, wired terms and an engine for one student and one stage.
+    """Sources, wired terms and an engine for one student and one stage of a method, the main one when left out.
 
-    `handed` holds the objectives' weights of earlier stages by term name; without it a term's `init` waits for the
-    real run.
+    `assistants` are more teachers by name. `fresh(name)` makes another network like the student, for methods with
+    peers. `handed` holds the objectives' weights of earlier stages by term name; without it a term's `init` waits for
+    the real run.
     """
-    task = Classify()
-    sources: dict[str, Source] = {
-        "student": source(
-            student, examples.probe, trained=True, preprocess=preprocess, precision=precision or Precision()
+    precision = precision or Precision()
+
+    def trained(module: nn.Module) -> Network:
+        return source(module, examples.probe, trained=True, preprocess=preprocess, precision=precision)
+
+    def peer(name: str) -> Network:
+        return trained(fresh(name) if fresh is not None else started_anew(student, seed, name))
+
+    if method.control is not None and fit.micro_batch == 1:
+        raise ValueError(
+            f"the control {method.control!r} pairs samples that run at once; fit.micro_batch must be at least 2"
         )
-    }
-    if control is not None and fit.micro_batch == 1:
-        raise ValueError(f"the control {control!r} pairs samples that run at once; fit.micro_batch must be at least 2")
+    sources: dict[str, Source] = {"student": trained(student)}
     if teacher is not None:
-        sources["teacher"] = Shuffled(teacher) if control == "shuffled" else teacher
+        sources["teacher"] = teacher
+    sources |= assistants or {}
+    task: Task = Classify()
+    callbacks: Sequence[Callback] = ()
+    if method.scheme is not None:
+        scene = Scene(sources, examples, fit, seed, peer)
+        sources |= method.scheme.sources(scene)
+        scene = replace(scene, sources=sources)
+        examples, callbacks = method.scheme.examples(scene), method.scheme.callbacks(scene)
+        task = method.scheme.task(scene)
+    if method.control == "shuffled":
+        sources = {name: one if one.trained else Shuffled(one) for name, one in sources.items()}
+    terms = (stage or method.stages[-1]).terms
     wired = wire(terms, sources, task, examples.probe, examples.info, seed, handed)
 
     def evaluate(student: LiveSource) -> dict[str, Any]:
-        found = task.evaluate(student, examples.held(), reference)
+        found = Classify().evaluate(student, examples.held(), reference)
         measured = {"top1": found.top1, "valid_loss": found.loss}
         return measured if reference is None else measured | {"agreement": found.agreement}
 
@@ -114,9 +137,31 @@ def assemble(
         seed=seed,
         device=examples.probe.main.index.device,
         evaluate=evaluate if evaluated and examples.valid is not None else None,
+        callbacks=callbacks,
         folder=folder,
         on_step=on_step,
     )
+
+
+def started_anew(student: nn.Module, seed: int, name: str) -> nn.Module:
+    """A copy of a network with initial weights of its own, where nobody says how they are made.
+
+    Raises ValueError for a network with parameters that no `reset_parameters` of its layers draws again.
+    """
+    fresh = copy.deepcopy(student)
+    drawn: set[int] = set()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(hash_int(seed, "peer", name))
+        for module in fresh.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+                drawn |= {id(p) for p in module.parameters()}
+    if kept := [path for path, p in fresh.named_parameters() if id(p) not in drawn]:
+        raise ValueError(
+            f"{type(student).__name__} cannot be given other initial weights: nothing draws {kept[0]} again; "
+            "give its layers reset_parameters()"
+        )
+    return fresh
 
 
 def adapted(
@@ -180,10 +225,10 @@ def prepared(
         engine = assemble(
             student,
             heard or teacher if main else teacher,
-            stage.terms,
+            method,
             examples(asked),
             asked,
-            control=method.control,
+            stage=stage,
             folder=folder / stage.name if folder else None,
             handed=handed,
             evaluated=main,
@@ -213,13 +258,14 @@ def final_evaluation(engine: Engine, examples: Examples, reference: Tensor | Non
 def choose_precision(
     student: nn.Module,
     teacher: nn.Module | Source | None,
-    terms: Sequence[Term],
+    method: Method,
     examples: Examples,
     fit: Fit,
     preprocess: Preprocess | None,
     teacher_preprocess: Preprocess | None,
     rounds: int = 5,
     compiling: bool = False,
+    **kw: Any,
 ) -> Choice:
     """Measure real steps on throw-away copies: weights, statistics and random state stay as they are.
 
@@ -234,7 +280,7 @@ def choose_precision(
                 copy.deepcopy(teacher), batch, trained=False, preprocess=teacher_preprocess, precision=precision
             )
         engine = assemble(
-            copy.deepcopy(student), guide, terms, examples, fit, preprocess=preprocess, precision=precision
+            copy.deepcopy(student), guide, method, examples, fit, preprocess=preprocess, precision=precision, **kw
         )
         engine.begin()
         return lambda: engine.train_on(batch)

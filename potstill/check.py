@@ -71,10 +71,11 @@ class Trial:
         return assemble(
             module,
             guide if self.method.needs_teacher else None,
-            self.stage.terms,
+            self.method,
             setting.examples(self.fit, self.seed),
             self.fit,
-            control=self.method.control,
+            stage=self.stage,
+            **setting.others(self.seed),
             seed=self.seed,
             preprocess=setting.preprocess(self.spec, self.method),
             precision=self.precision,

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from potstill import runs
+from potstill.assistants import check_assistants
 from potstill.comparison import Comparison, Options
 from potstill.data import load
 from potstill.evaluation.summary import Cell
@@ -98,8 +99,9 @@ def _trained(comparison: Comparison, cells: list[tuple[Method, int]]) -> list[Ce
 
 
 def _check_names(methods: list[Method], recipe: Recipe) -> None:
-    for spec in (recipe.teacher, recipe.student):
+    for spec in (recipe.teacher, recipe.student, *(one.network for one in recipe.assistants)):
         check_name(spec.name)
+    check_assistants(recipe.assistants)
     if recipe.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {recipe.seeds}")
     names = [method.name for method in methods]

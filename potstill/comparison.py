@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill import checkpoint, registry, runs
+from potstill.assistants import learn
 from potstill.cell import Examples, assemble, final_evaluation, prepared
 from potstill.console import Talk
 from potstill.data import Preprocess
@@ -31,7 +32,7 @@ from potstill.methods import Method, parse
 from potstill.models import load_weights
 from potstill.outputs import collect, fidelities, remarks
 from potstill.precision import Precision
-from potstill.published import DATA, comparable, published
+from potstill.published import add_published
 from potstill.ranks import rank, wait
 from potstill.recipe import Fit
 from potstill.registry import RESULT
@@ -82,6 +83,7 @@ class Comparison:
     precision: Precision
     begin: Begin
     teacher: Source | None = None
+    assistants: dict[str, Source] = field(default_factory=dict)
     answers: Tensor | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
@@ -109,6 +111,8 @@ class Comparison:
         self.card["top1"], self.answers = found.top1, found.predictions
         if self.setting.cached is not None:
             self.teacher, self.card["cache"] = self.setting.cached, str(spec.cache)
+        if self.setting.recipe.assistants:
+            self.card["assistants"] = [learn(self, one) for one in self.setting.recipe.assistants]
 
     def _train_teacher(self, module: nn.Module, folder: Path) -> None:
         """Into `folder`; where teachers are shared, through theirs, in which it may lie already."""
@@ -120,9 +124,9 @@ class Comparison:
             if not registry.finished(place):
                 alone = Trainee(spec, parse("student"), fit, seed, place)
                 alone.module = module
-                alone.engine = self._engine(alone, lambda fit: self.setting.examples(fit, seed), "teacher")
+                alone.engine = self.engine(alone, lambda fit: self.setting.examples(fit, seed), "teacher")
                 alone.engine.run(self.options.resume)
-                result, _ = self._kept(alone)
+                result, _ = self.kept(alone)
                 if rank() == 0:
                     checkpoint.write_json(place / RESULT, {**result, "key": place.name} if shared else result)
             if shared and rank() == 0:
@@ -153,7 +157,7 @@ class Comparison:
         def prepare(trainee: Trainee) -> None:
             trainee.module = self.setting.student(trainee.method, trainee.seed, self.teacher)
             label = f"{trainee.method.name} seed {trainee.seed}" if alone else f"{len(new)} students side by side"
-            trainee.engine = self._engine(trainee, examples, label, heard)
+            trainee.engine = self.engine(trainee, examples, label, heard)
 
         failed = each(new, prepare)
         ready = {trainee.engine: trainee for trainee in new if trainee not in failed}
@@ -177,10 +181,10 @@ class Comparison:
                 assemble(
                     copy.deepcopy(trainee.module),
                     heard if trainee.method.needs_teacher else None,
-                    trainee.method.terms,
+                    trainee.method,
                     shared,
                     trainee.fit,
-                    control=trainee.method.control,
+                    **self._others(trainee.seed),
                     preprocess=self.setting.preprocess(trainee.spec, trainee.method),
                     precision=self.precision,
                 )
@@ -199,7 +203,7 @@ class Comparison:
     def _finish(self, trainee: Trainee, peak: float | None) -> None:
         """Write down what a trained student came to."""
         method, seed, folder = trainee.method, trainee.seed, trainee.folder
-        result, found = self._kept(trainee)
+        result, found = self.kept(trainee)
         cell = Cell(
             method=method.name,
             seed=seed,
@@ -221,14 +225,19 @@ class Comparison:
         wait()
         self.options.talk.say(f"{method.name} seed {seed}: {cell.top1:.2f} % ({cell.seconds:.0f} s)")
 
-    def _engine(
-        self, trainee: Trainee, examples: Callable[[Fit], Examples], label: str, heard: Source | None = None
+    def engine(
+        self,
+        trainee: Trainee,
+        examples: Callable[[Fit], Examples],
+        label: str,
+        heard: Source | None = None,
+        guide: Source | None = None,
     ) -> Engine:
-        """Ready for the main stage of its method."""
+        """Ready for the main stage of its method. The teacher teaches, unless there is another `guide`."""
         method = trainee.method
         return prepared(
             trainee.module,
-            self.teacher if method.needs_teacher else None,
+            (guide or self.teacher) if method.needs_teacher else None,
             method,
             examples,
             trainee.fit,
@@ -241,9 +250,13 @@ class Comparison:
             precision=self.precision,
             reference=self.answers,
             folder=trainee.folder,
+            **self._others(trainee.seed),
         )
 
-    def _kept(self, trainee: Trainee) -> tuple[dict[str, Any], Evaluation]:
+    def _others(self, seed: int) -> dict[str, Any]:
+        return {"assistants": self.assistants, "fresh": self.setting.fresh(seed)}
+
+    def kept(self, trainee: Trainee) -> tuple[dict[str, Any], Evaluation]:
         """A trained network is evaluated and saved."""
         engine, method = trainee.engine, trainee.method
         done = engine.result
@@ -274,7 +287,7 @@ class Comparison:
             collect(out, self.setting, self.teacher, cells, self.options.seed, self.precision, self.options.talk)
             summary["fidelity"] = fidelities(out, cells)
             summary["remarks"] = remarks(summary)
-            self._add_published(summary)
+            add_published(summary, self.setting.recipe)
             headline = out / next(cell.folder for cell in cells if cell.method == cells[-1].method)
             for name in (WEIGHTS, CARD):
                 checkpoint.write_beside(out / name, lambda path, name=name: shutil.copyfile(headline / name, path))
@@ -282,13 +295,3 @@ class Comparison:
             write_report(out)
         wait()
         return summary
-
-    def _add_published(self, summary: dict[str, Any]) -> None:
-        """Published numbers, where the run is of the protocol that they belong to."""
-        recipe = self.setting.recipe
-        if not comparable(recipe):
-            return
-        names = DATA, recipe.teacher.name, recipe.student.name
-        for row in (*summary["rows"], summary["teacher"]):
-            found = published(*names, row.get("method", "teacher"))
-            row["published"] = found and {"value": found.value, "source": found.source}

@@ -22,7 +22,7 @@ from potstill.ranks import add_up, agree_on_buffers, rank, world_size, wrap
 from potstill.recipe import Fit
 from potstill.step import Stepper, System
 from potstill.terms import Wired
-from potstill.types import Batch, LiveSource, Progress, Source, Stateful, Task
+from potstill.types import Batch, Follows, LiveSource, Progress, Source, Stateful, Task
 
 
 class Engine:
@@ -146,6 +146,9 @@ class Engine:
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.system.networks["student"])
+        for source in self.sources.values():
+            if isinstance(source, Follows):
+                source.follow()
         self.step += 1
         self.counted += 1
         if self.on_step is not None:
@@ -186,6 +189,8 @@ class Engine:
             row |= self._evaluated()
             for callback in self.callbacks:
                 callback.on_evaluate(self, row)
+        for callback in self.callbacks:
+            callback.on_epoch(self)
         self.history.append(row)
         self._append("metrics.jsonl", row)
         timing = {"epoch": self.done_epochs, "seconds": seconds, "waited_for_data": waited, "steps": steps}
@@ -267,7 +272,8 @@ class Engine:
     def _load_progress(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         for name, part in self._stateful().items():
-            part.load_state_dict(state["stateful"][name])
+            if name in state["stateful"]:  # a checkpoint may be older than what remembers
+                part.load_state_dict(state["stateful"][name])
         position = state["position"]
         self.step, self.done_epochs = position["step"], position["epochs"]
         self.done_batches, self.counted = position["batches"], position["counted"]

@@ -16,7 +16,7 @@ import csv
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from potstill.recipe import Recipe
@@ -94,3 +94,13 @@ def _table() -> dict[tuple[str, str, str], list[Published]]:
                 published = Published(float(value), line["source"], float(std) if std else None)
                 found.setdefault((teacher, student, line["method"]), []).append(published)
     return found
+
+
+def add_published(summary: dict[str, Any], recipe: Recipe) -> None:
+    """Published numbers beside a run's own, where it is of the protocol that they belong to."""
+    if not comparable(recipe):
+        return
+    names = DATA, recipe.teacher.name, recipe.student.name
+    for row in (*summary["rows"], summary["teacher"]):
+        found = published(*names, row.get("method", "teacher"))
+        row["published"] = found and {"value": found.value, "source": found.source}

@@ -111,6 +111,22 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Assistant:
+    """Another teacher: trained after the recipe's own (or loaded), before any student."""
+
+    name: str
+    """What terms and schemes call it."""
+    network: Network
+    """Which one; with weights it is not trained."""
+    method: str = "kd"
+    """How it is trained; `student` is by the labels alone."""
+    teacher: str = "teacher"
+    """Who teaches it: `teacher`, or the name of an assistant before it."""
+    fit: Fit | None = None
+    """How it is trained; like the teacher when left out."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One pair of networks, one data set, the methods to compare and the seeds to repeat them with."""
 
@@ -120,6 +136,8 @@ class Recipe:
     """The large network."""
     student: Network = field(default_factory=lambda: Network("resnet8"))
     """The small network."""
+    assistants: tuple[Assistant, ...] = ()
+    """Networks between the two, or further teachers, in the order in which they are trained."""
     methods: tuple[str, ...] = ("student", "icd")
     """What to compare, e.g. student kd icd "icd+kd:0.5" icd~shuffled."""
     seeds: int = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,9 +97,10 @@ class Setting:
             "top1": top1,
         }
 
-    def teacher(self, module: nn.Module, precision: Precision | None = None) -> Live:
+    def teacher(self, module: nn.Module, precision: Precision | None = None, spec: Network | None = None) -> Live:
+        """A frozen source: the recipe's teacher, or a network that `spec` describes."""
         probe = first(self.train, 4, self.device)
-        spec = self.recipe.teacher
+        spec = spec or self.recipe.teacher
         return source(
             module, probe, trained=False, preprocess=self.preprocess(spec), precision=precision or Precision()
         )
@@ -132,6 +134,18 @@ class Setting:
     def guide(self, seed: int) -> Source:
         """Who speaks for the teacher before it is trained or loaded: the cache, or a network like it."""
         return self.cached or self.teacher(self.network(self.recipe.teacher, "teacher", seed))
+
+    def others(self, seed: int, precision: Precision | None = None) -> dict[str, Any]:
+        """What else `assemble` may need: assistants as they are before they are trained, and how peers begin."""
+        assistants = {
+            one.name: self.teacher(self.network(one.network, one.name, seed), precision, one.network)
+            for one in self.recipe.assistants
+        }
+        return {"assistants": assistants, "fresh": self.fresh(seed)}
+
+    def fresh(self, seed: int) -> Callable[[str], nn.Module]:
+        """Makes networks like the student, whose initial weights are a function of (seed, name)."""
+        return lambda name: self.network(self.recipe.student, name, seed)
 
     def order(self, seed: int) -> int | None:
         """What the order of a student's batches depends on, beside `data.data_seed`: its seed, or nothing."""
@@ -169,9 +183,11 @@ class Setting:
                 assemble(
                     self.student(method, seed, teacher),
                     teacher if method.needs_teacher else None,
-                    stage.terms,
+                    method,
                     self.examples(fit, seed),
                     fit,
+                    stage=stage,
+                    **self.others(seed),
                     preprocess=self.preprocess(student, method),
                 )
 
@@ -182,13 +198,14 @@ class Setting:
         return choose_precision(
             self.student(method, seed, self.guide(seed) if method.needs_teacher else None),
             teacher if method.needs_teacher else None,
-            method.terms,
+            method,
             self.examples(self.recipe.fit, seed),
             self.recipe.fit,
             self.preprocess(self.recipe.student, method),
             self.preprocess(self.recipe.teacher),
             rounds,
             compiling,
+            **self.others(seed),
         )
 
 

@@ -16,7 +16,7 @@ from potstill.data.preprocess import Preprocess
 from potstill.errors import did_you_mean
 from potstill.precision import Precision, lay_out
 from potstill.taps import Taps, stages_of
-from potstill.types import Batch, Objective, Outputs, Source, Task, View
+from potstill.types import Batch, Follows, Objective, Outputs, Source, Stateful, Task, View
 
 USUAL = ("stem", "last_map", "pooled_map", "embedding")
 """Taps that the probe may find, beside stages."""
@@ -179,6 +179,17 @@ class Shuffled:
     def fits(self, name: str, objective: Objective, taps: Sequence[str]) -> None:
         if fits := getattr(self.source, "fits", None):
             fits(name, objective, taps)
+
+    def follow(self) -> None:
+        if isinstance(self.source, Follows):
+            self.source.follow()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.source.state_dict() if isinstance(self.source, Stateful) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if isinstance(self.source, Stateful):
+            self.source.load_state_dict(state)
 
     def __call__(self, task: Task, batch: Batch, view: str, taps: Sequence[str]) -> Outputs:
         outputs = self.source(task, batch, view, taps)

@@ -26,6 +26,7 @@ from potstill.engine import Engine
 from potstill.loop import Failures, each, in_turn
 from potstill.ranks import world_size
 from potstill.sources import Network, memory_of
+from potstill.tasks.classify import Classify
 from potstill.types import Batch, Outputs, Task
 
 ROUNDS = 5
@@ -45,6 +46,7 @@ def _kind(engine: Engine) -> Hashable:
     source, networks = engine.sources["student"], engine.system.networks
     rows, whole = getattr(engine.loader, "batch_size", engine.fit.batch_size), engine.fit.micro_batch
     alone = len(networks) > 1 or world_size() > 1 or (whole is not None and whole < rows)
+    alone |= type(engine.task) is not Classify  # its students may see views of their own
     layers = networks["student"].modules()
     # What is compiled would have to be compiled once more for the stack, which was not tried.
     single = not isinstance(source, Network) or source.precision.compiled

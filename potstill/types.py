@@ -38,6 +38,7 @@ __all__ = [
     "Answer",
     "Batch",
     "DataInfo",
+    "Follows",
     "LazyLogits",
     "LiveSource",
     "Objective",
@@ -204,6 +205,13 @@ class LiveSource(Source, Protocol):
     def with_module(self, module: nn.Module) -> LiveSource:
         """The same source with other weights."""
         ...
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A source that moves after the optimizer has moved the student (a teacher that is its moving average)."""
+
+    def follow(self) -> None: ...
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from potstill.callbacks import Callback
 from potstill.engine import Engine
 from potstill.objectives import KD, CrossEntropy
 from potstill.recipe import Fit
@@ -198,7 +199,7 @@ class Comparisons(Plain):
         }
 
 
-class Plateau:
+class Plateau(Callback):
     """A callback with memory: lowers the learning rate and stops."""
 
     def __init__(self):

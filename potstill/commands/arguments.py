@@ -47,8 +47,11 @@ def flags(values: Any, prefix: str = "--") -> set[str]:
     found = set()
     for item in fields(values):
         value, flag = getattr(values, item.name), prefix + item.name.replace("_", "-")
+        several = value if isinstance(value, tuple) and value and is_dataclass(value[0]) else ()
         if is_dataclass(value):
             found |= flags(value, f"{flag}.")
+        elif several:
+            found |= {one for number, part in enumerate(several) for one in flags(part, f"{flag}.{number}.")}
         else:
             found |= {flag, f"{prefix}no-{item.name.replace('_', '-')}"} if isinstance(value, bool) else {flag}
     return found

@@ -163,10 +163,12 @@ def needed(setting: Setting, methods: Sequence[Method], options: Options) -> tup
             engine = assemble(
                 student,
                 teacher,
-                stage.terms,
+                method,
                 setting.examples(stage.fit(fit), seed),
                 stage.fit(fit),
+                stage=stage,
                 preprocess=setting.preprocess(setting.recipe.student),
+                **setting.others(seed),
             )
             taps |= dict.fromkeys(engine.system.wanted.get(("teacher", MAIN), ()))
             for term in engine.system.wired:

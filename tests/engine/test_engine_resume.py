@@ -9,6 +9,7 @@ import torch
 from engine_kit import FIT, Given, example, make
 
 from potstill import checkpoint
+from potstill.callbacks import Callback
 from potstill.loop import Interrupted, interruptible
 from potstill.objectives import CrossEntropy
 from potstill.terms import Term
@@ -28,7 +29,7 @@ def same(one, two):
     return all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-class Plateau:
+class Plateau(Callback):
     """Halves the rate, keeps the best weights, and goes back to them; remembers how often it was asked."""
 
     def __init__(self):

@@ -15,6 +15,7 @@ from torch._dynamo.utils import counters
 from potstill import Fit, compiling, parse
 from potstill.cell import Examples, assemble, source
 from potstill.precision import Choice, Precision
+from potstill.runs import settle_precision
 from potstill.stacked import stacks
 from potstill.tasks.classify import Classify
 from potstill.types import MAIN, Batch, DataInfo, View
@@ -82,7 +83,7 @@ def engine(precision, folder=None):
     guide = source(network(1), batch(), trained=False, preprocess=None, precision=precision)
     fit = Fit(epochs=2, batch_size=6, lr=0.01, checkpoint_steps=1)
     examples = Examples(Loader(), DataInfo(10, 6, 3), batch(), lambda: [batch(5, 3)])
-    return assemble(network(2), guide, parse("icd").terms, examples, fit, precision=precision, folder=folder)
+    return assemble(network(2), guide, parse("icd"), examples, fit, precision=precision, folder=folder)
 
 
 def test_only_whole_batches_of_training_are_compiled_and_a_stopped_run_goes_on_with_the_same_bits(traced, tmp_path):
@@ -162,29 +163,28 @@ def test_auto_does_not_try_in_a_short_run_or_without_a_compiler(clock, monkeypat
     assert "there is no C++ compiler (no-such-compiler)" in compiling.consider(plain, never, 100_000, CPU).compile
 
 
-def test_by_hand_recorded_and_refused_where_nothing_can_be_compiled(shell, monkeypatch):
-    words = ("distill", "small.py", "--method", "icd", "--fit.epochs", "1", "--out", "run")
-    named = ("--precision", "float32-channels-last-compile")
-    seen = set()
-
-    def run(taps, network, *args):
-        seen.add((type(network).__name__, taps))
-        return network(*args)
-
-    monkeypatch.setattr(compiling, "_compiled", lambda: run)
+def test_by_hand_it_is_recorded_and_refused_where_nothing_can_be_compiled(shell, monkeypatch, tmp_path):
+    name = "float32-channels-last-compile"
     monkeypatch.setenv("CXX", "no-such-compiler")
-    status, _, err = shell(*words, *named)
+    status, _, err = shell("distill", "small.py", "--out", "run", "--precision", name)
     assert status == 1
-    assert "precision 'float32-channels-last-compile' compiles the networks, and there is no C++ compiler" in err
+    assert f"precision {name!r} compiles the networks, and there is no C++ compiler (no-such-compiler)" in err
     assert not Path("run").exists()
-    monkeypatch.setattr(compiling, "missing", lambda: None)
+
+    def never():
+        raise AssertionError("measured")
+
     monkeypatch.setattr("potstill.runs.missing", lambda: None)
-    status, _, err = shell(*words, *named)
-    assert status == 0, err
-    assert {taps for _, taps in seen} == {"embedding", "none"}  # ICD's steps; the teacher's own training
-    record = json.loads(Path("run/precision.json").read_text())
-    assert record == {"choice": named[1], "why": f"{named[1]}, as asked"}
+    assert settle_precision(tmp_path, name, never) == (COMPILED, f"{name}, as asked")
+    assert json.loads((tmp_path / "precision.json").read_text()) == {"choice": name, "why": f"{name}, as asked"}
+    assert settle_precision(tmp_path, "auto", never) == (COMPILED, f"{name}, as asked")
     monkeypatch.setattr("potstill.runs.missing", lambda: "there is none")
-    status, _, err = shell(*words, "--resume")
-    assert status == 1
-    assert "and there is none" in err
+    with pytest.raises(ValueError, match="and there is none"):
+        settle_precision(tmp_path, "auto", never)
+
+
+def test_what_auto_found_about_compiling_is_in_the_record(tmp_path):
+    found = Choice(COMPILED, {"float32": 3.0, COMPILED.name: 2.0}, "pays: it was measured")
+    settle_precision(tmp_path, "auto", lambda: found)
+    record = json.loads((tmp_path / "precision.json").read_text())
+    assert record == {"choice": COMPILED.name, "why": str(found), "compile": "pays: it was measured"}

@@ -1,0 +1,18 @@
+"""Methods that are more than terms, one file each, under the names that method strings use."""
+
+from __future__ import annotations
+
+from potstill.scheme import Scheme
+from potstill.schemes.dml import DML
+from potstill.schemes.dual import Dual
+from potstill.schemes.ema import EMA
+from potstill.schemes.teachers import Teachers
+
+SCHEMES: dict[str, type[Scheme]] = {
+    "dml": DML,
+    "dual": Dual,
+    "ema": EMA,
+    "teachers": Teachers,
+}
+
+__all__ = ["DML", "EMA", "SCHEMES", "Dual", "Teachers"]

@@ -16,6 +16,7 @@ from potstill import Fit, compiling, parse
 from potstill.cell import Examples, assemble, source
 from potstill.precision import Choice, Precision
 from potstill.runs import settle_precision
+from potstill.sharding import _over
 from potstill.stacked import stacks
 from potstill.tasks.classify import Classify
 from potstill.types import MAIN, Batch, DataInfo, View
@@ -114,6 +115,12 @@ def test_only_whole_batches_of_training_are_compiled_and_a_stopped_run_goes_on_w
 def test_compiled_students_are_not_stacked():
     assert stacks([engine(Precision()), engine(Precision())])
     assert not stacks([engine(COMPILED), engine(COMPILED)])
+
+
+def test_a_compiled_student_is_not_sharded():
+    student = speaker(COMPILED, 0)
+    with pytest.raises(ValueError, match=r"fit.shard: the source 'student' runs compiled, .*without -compile"):
+        _over("student", student, torch.nn.ModuleDict({"student": network(0)}))
 
 
 @pytest.fixture

@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
 
 import torch
 from torch import nn
 
-from potstill.cell import Examples, adapted, source
+from potstill.cell import Examples, adapted, assemble, source
 from potstill.methods import Method
 from potstill.models import build
 from potstill.precision import Precision
@@ -92,11 +91,10 @@ def tried(pair: Pair, methods: Sequence[Method]) -> Tried:
         pixels = torch.randn(ROWS, pair.channels, pair.size, pair.size)
         probe = Batch({MAIN: View(pixels, torch.arange(ROWS), torch.arange(ROWS) % pair.classes)})
         info = DataInfo(SAMPLES, Fit().batch_size, pair.classes, torch.arange(SAMPLES) % pair.classes)
-        nothing: Any = ()  # nothing is trained
         bench = _Bench(
             Remembered(_source(student, probe, trained=True)),
             Remembered(_source(teacher, probe, trained=False)),
-            Examples(nothing, info, probe),
+            Examples(_Nothing(), info, probe),
         )
         added = tuple(bench.added(method) for method in methods)
     return Tried(pair, (_count(teacher), _count(student)), added)
@@ -130,6 +128,15 @@ class Remembered:
         return self.said
 
 
+class _Nothing:
+    """A loader of a run in which nothing is trained."""
+
+    steps, exact = 1, True
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterable[Batch]:
+        return ()
+
+
 @dataclass(frozen=True)
 class _Bench:
     student: Remembered
@@ -143,6 +150,12 @@ class _Bench:
                 other = adapted(copy.deepcopy(student.module), self.teacher.network, method, self.examples)
                 parameters = _count(other) - _count(student.module)
                 student = Remembered(_source(other, probe, trained=True))
+            if method.scheme is not None:
+                engine = assemble(copy.deepcopy(student.module), self.teacher.network, method, self.examples, Fit())
+                peers = (network for name, network in engine.system.networks.items() if name != "student")
+                held = engine.system.terms.buffers()
+                trained = _count(engine.system.terms) + sum(map(_count, peers))
+                return Added(trained, sum(value.numel() * value.element_size() for value in held))
             for stage in method.stages:
                 sources = {"student": student, "teacher": self.teacher}
                 wired = wire(stage.terms, sources, Classify(), probe, self.examples.info)

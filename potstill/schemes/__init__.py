@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from potstill.scheme import Scheme
 from potstill.schemes.dml import DML
+from potstill.schemes.r2kd import R2KD
 
 SCHEMES: dict[str, type[Scheme]] = {
     "dml": DML,
+    "r2kd": R2KD,
 }
 
-__all__ = ["DML", "SCHEMES"]
+__all__ = ["DML", "R2KD", "SCHEMES"]

@@ -1,4 +1,4 @@
-"""RTK, a reconstruction: attention-based matching with the representative teacher keys only (Yang et al. 2022)."""
+"""RTK: attention-based matching with the representative teacher keys only, a reconstruction (Yang et al. 2022)."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ from potstill.errors import did_you_mean
 from potstill.objectives import KD, CrossEntropy, RankDistance, ValueDistance
 from potstill.pruning import STATISTICS, pruned
 from potstill.scheme import Scene, Scheme
+from potstill.tasks.augmented import AUGMENTED, KINDS, Augmented, Picked
 from potstill.tasks.classify import Classify
-from potstill.tasks.second_view import AUGMENTED, KINDS, Augmented, Picked, SecondView
+from potstill.tasks.second import SecondView
 from potstill.terms import Spec, Term
 from potstill.types import MAIN, Source, Task
 
@@ -135,9 +136,9 @@ class R2KD(Scheme):
         if self.augment == "none":
             return Classify()
         if self.augment.startswith("cutmixpick"):
-            return SecondView(Picked(self.pool, as_released=self.augment.endswith("released")))
+            return SecondView(Picked(self.pool, as_released=self.augment.endswith("released")), AUGMENTED)
         # The mean colour, which is 0 once the image is normalised, in the units of the pixels.
         prepared, scale = scene.student.preprocess, 1 if scene.examples.probe.main.input.is_floating_point() else 255
         mean = prepared.mean if prepared is not None else None
         fill = (0.0,) if mean is None else tuple(scale * value for value in mean)
-        return SecondView(Augmented(self.augment, fill=fill, policy=self.policy))
+        return SecondView(Augmented(self.augment, fill=fill, policy=self.policy), AUGMENTED)

@@ -1,4 +1,4 @@
-"""R2KD as it trains: the released sum, every augmentation, its control, kills, micro-batches and shared teachers."""
+"""R2KD as it trains: the released sum, every augmentation, its control, micro-batches and shared teachers."""
 
 from dataclasses import replace
 
@@ -111,27 +111,6 @@ def test_micro_batches_see_the_same_second_view():
     batch = next(iter(whole.loader.epoch(0)))
     one, other = (next(iter(run.prepared(batch))).views["augmented"].input for run in (whole, parts))
     assert torch.equal(one, other)
-
-
-def test_a_killed_run_goes_on_with_the_same_bits(tmp_path):
-    fit = replace(SGD, epochs=2)
-    whole = engine(tmp_path / "whole", fit, method="r2kd(augment=cutmixpick,rank=soft)")
-    whole.run()
-
-    class Killed(Exception):
-        pass
-
-    def kill(progress):
-        if progress.step == 8:
-            raise Killed
-
-    with pytest.raises(Killed):
-        engine(tmp_path / "again", fit, method="r2kd(augment=cutmixpick,rank=soft)", on_step=kill).run()
-    again = engine(tmp_path / "again", fit, method="r2kd(augment=cutmixpick,rank=soft)")
-    again.run(resume=True)
-    for one, other in zip(whole.student.parameters(), again.student.parameters(), strict=True):
-        assert torch.equal(one, other)
-    assert (tmp_path / "again" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
 
 def test_beside_others_a_student_comes_to_what_it_would_come_to_alone():

@@ -1,8 +1,8 @@
-"""Classification with a second view of every batch: the same images mixed, cut out or changed by a learnt policy."""
+"""What a second view of a batch can be: its images mixed, cut out or changed by a learnt policy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,24 +13,12 @@ from potstill.data.mixing import Mixed, cutmix, cutout, mixup
 from potstill.errors import did_you_mean
 from potstill.functional import log_probabilities
 from potstill.tasks.classify import Classify
-from potstill.types import Batch, Progress, Source, View
+from potstill.tasks.second import Salts
+from potstill.types import Batch, Source, View
 
 AUGMENTED = "augmented"
-"""Name of the second view."""
-Salts = tuple[int | str, ...]
-Make = Callable[[Batch, Mapping[str, Source], Salts], View]
-"""Makes a view of a batch; the sources are there for what asks a network. Its choices are a function of the salts."""
+"""Name of that view."""
 KINDS = ("mixup", "cutmix", "cutout", "autoaugment")
-
-
-class SecondView(Classify):
-    """Every batch gets the view `name`, which `make` makes anew at each step."""
-
-    def __init__(self, make: Make, name: str = AUGMENTED):
-        self.make, self.name = make, name
-
-    def prepare(self, batch: Batch, sources: Mapping[str, Source], progress: Progress, seed: int) -> Iterable[Batch]:
-        return (batch.with_view(self.name, self.make(batch, sources, (seed, self.name, progress.step))),)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class RankDistance(Objective):
     searched = ("softness",)
     paper = (
         "Kim, Ham, Cho, Kim: Robustness-Reinforced Knowledge Distillation with Correlation Distance and Network "
-        "Pruning. IEEE TKDE 2024. arXiv:2311.13934"
+        "Pruning. TKDE 2024. arXiv:2311.13934"
     )
 
     def __init__(self, rank: str = "hard", softness: float = 1.0):

@@ -42,7 +42,7 @@ class ValueDistance(Objective):
     weight_from = "the authors' code"
     paper = (
         "Kim, Ham, Cho, Kim: Robustness-Reinforced Knowledge Distillation with Correlation Distance and Network "
-        "Pruning. IEEE TKDE 2024. arXiv:2311.13934"
+        "Pruning. TKDE 2024. arXiv:2311.13934"
     )
 
     def __init__(self, temperature: float = 4.0):

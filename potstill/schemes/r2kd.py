@@ -85,7 +85,7 @@ class R2KD(Scheme):
     statistics: str = "running"
     paper: ClassVar[str] = (
         "Kim, Ham, Cho, Kim: Robustness-Reinforced Knowledge Distillation with Correlation Distance and Network "
-        "Pruning. IEEE TKDE 2024. arXiv:2311.13934"
+        "Pruning. TKDE 2024. arXiv:2311.13934"
     )
     matches: ClassVar[str] = "logits"
 

@@ -230,6 +230,13 @@ class Heard:
         if fits := getattr(self.source, "fits", None):
             fits(name, objective, taps)
 
+    def with_module(self, module: nn.Module) -> Source:
+        """The same source with other weights, which nobody shares."""
+        with_module = getattr(self.source, "with_module", None)
+        if with_module is None:
+            raise ValueError(f"{type(self.source).__name__} stands for a network and cannot be given other weights")
+        return with_module(module)
+
     def expect(self, view: str, taps: Sequence[str]) -> None:
         """Somebody will ask for these."""
         self._expected[view] = tuple(dict.fromkeys([*self._expected.get(view, ()), *taps]))

@@ -6,13 +6,15 @@ from potstill.scheme import Scheme
 from potstill.schemes.dml import DML
 from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
+from potstill.schemes.r2kd import R2KD
 from potstill.schemes.teachers import Teachers
 
 SCHEMES: dict[str, type[Scheme]] = {
     "dml": DML,
     "dual": Dual,
     "ema": EMA,
+    "r2kd": R2KD,
     "teachers": Teachers,
 }
 
-__all__ = ["DML", "EMA", "SCHEMES", "Dual", "Teachers"]
+__all__ = ["DML", "EMA", "R2KD", "SCHEMES", "Dual", "Teachers"]

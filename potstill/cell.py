@@ -32,12 +32,16 @@ from potstill.wiring import Weights, wire
 
 @dataclass(frozen=True)
 class Examples:
-    """What a cell learns from: the training loader, validation batches (or none), and what objectives may know."""
+    """What a cell learns from: the training loader, validation batches (or none), and what objectives may know.
+
+    `plain` gives every training sample once, not augmented, with its index; None where a loader cannot.
+    """
 
     loader: Loader
     info: DataInfo
     probe: Batch
     valid: Callable[[], Iterable[Batch]] | None = None
+    plain: Callable[[], Iterable[Batch]] | None = None
 
     def held(self) -> Iterable[Batch]:
         """The validation batches, of a cell that has some."""

@@ -78,7 +78,8 @@ def gather_batch(batch: Batch) -> Batch:
                 index=gather(view.index),
                 label=every(view.label),
                 mask=every(view.mask),
-                extras={k: gather(v) for k, v in view.extras.items()},
+                # Extras on the host tell sources what to do; other ranks' are none of theirs, and NCCL has no hosts.
+                extras={k: gather(v) for k, v in view.extras.items() if v.device == view.index.device},
             )
             for name, view in batch.views.items()
         }

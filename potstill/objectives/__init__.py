@@ -25,6 +25,7 @@ from potstill.objectives.reviewkd import ReviewKD
 from potstill.objectives.rkd import RKD
 from potstill.objectives.rrd import RRD
 from potstill.objectives.semckd import SemCKD
+from potstill.objectives.several_kd import SeveralKD
 from potstill.objectives.simkd import SimKD
 from potstill.objectives.sp import SP
 from potstill.objectives.srrl import SRRL
@@ -64,6 +65,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "rkd": RKD,
     "rrd": RRD,
     "semckd": SemCKD,
+    "several_kd": SeveralKD,
     "simkd": SimKD,
     "skew_kl": SkewKL,
     "skew_reverse_kl": SkewReverseKL,
@@ -112,6 +114,7 @@ __all__ = [
     "ReverseKL",
     "ReviewKD",
     "SemCKD",
+    "SeveralKD",
     "SimKD",
     "SkewKL",
     "SkewReverseKL",

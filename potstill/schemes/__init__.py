@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from potstill.scheme import Scheme
+from potstill.schemes.ces_kd import CESKD
+from potstill.schemes.dgkd import DGKD
 from potstill.schemes.dml import DML
+from potstill.schemes.takd import TAKD
 
 SCHEMES: dict[str, type[Scheme]] = {
+    "ces_kd": CESKD,
+    "dgkd": DGKD,
     "dml": DML,
+    "takd": TAKD,
 }
 
-__all__ = ["DML", "SCHEMES"]
+__all__ = ["CESKD", "DGKD", "DML", "SCHEMES", "TAKD"]

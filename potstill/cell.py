@@ -267,20 +267,23 @@ def choose_precision(
     preprocess: Preprocess | None,
     teacher_preprocess: Preprocess | None,
     rounds: int = 5,
+    assistants: Mapping[str, Source] | None = None,
     **kw: Any,
 ) -> Choice:
     """Measure real steps on throw-away copies: weights, statistics and random state stay as they are."""
     device = examples.probe.main.index.device
 
     def step(precision: Precision) -> Callable[[], None]:
-        guide = None if isinstance(teacher, nn.Module) else teacher
-        if isinstance(teacher, nn.Module):
-            guide = source(
-                copy.deepcopy(teacher), batch, trained=False, preprocess=teacher_preprocess, precision=precision
-            )
-        engine = assemble(
-            copy.deepcopy(student), guide, method, examples, fit, preprocess=preprocess, precision=precision, **kw
-        )
+        def frozen(module: nn.Module, own: Preprocess | None) -> Network:
+            return source(copy.deepcopy(module), batch, trained=False, preprocess=own, precision=precision)
+
+        guide = frozen(teacher, teacher_preprocess) if isinstance(teacher, nn.Module) else teacher
+        others = {
+            name: frozen(one.module, one.preprocess) if isinstance(one, Network) else one
+            for name, one in (assistants or {}).items()
+        }
+        given: dict[str, Any] = {"assistants": others, "preprocess": preprocess, "precision": precision, **kw}
+        engine = assemble(copy.deepcopy(student), guide, method, examples, fit, **given)
         engine.begin()
         return lambda: engine.train_on(batch)
 

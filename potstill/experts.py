@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from potstill.functional import at_least_float32
 from potstill.sources import Heard
 from potstill.tasks.classify import Classify
 from potstill.types import MAIN, Batch, Objective, Outputs, Source, Task, View
@@ -27,8 +29,8 @@ HOW = (
 class Experts:
     """Frozen sources of which each row of a batch hears some; only those that a batch needs run, on their own rows.
 
-    The view's extra `experts` holds their numbers, int64 on the host, so that choosing waits for nothing: `[B]`, one a
-    row, gives answers `[B, K]` that any objective can read; `[B, S]`, several a row, gives `[B, S, K]`. Answers are
+    The view's extra `experts` holds their numbers, a numpy array, so that choosing waits for nothing: `[B]`, one a row,
+    gives answers `[B, K]` that any objective can read; `[B, S]`, S different ones a row, gives `[B, S, K]`. Answers are
     those that the experts would give about the whole batch, up to rounding that depends on how many rows run at once.
     There are only answers: features of several networks do not fit together.
 
@@ -73,10 +75,10 @@ class Experts:
             raise ValueError(f"view {view!r} does not say which expert answers: it has no extra {EXPERTS!r}")
         slots = route if route.ndim == 2 else route[:, None]
         answer: Tensor | None = None
-        for number in torch.unique(slots).tolist():
-            rows, places = (slots == number).nonzero(as_tuple=True)
-            part = batch.with_view(view, _rows(seen, rows))
-            said = self.experts[self.names[number]](task, part, view, ()).dense()
+        for number in np.unique(slots).tolist():
+            rows, places = map(torch.from_numpy, np.nonzero(slots == number))
+            part = batch.with_view(view, seen if len(rows) == len(seen) else _some(seen, rows))
+            said = at_least_float32(self.experts[self.names[number]](task, part, view, ()).dense())
             if answer is None:
                 answer = said.new_empty(*slots.shape, said.shape[-1])
             where = (rows.to(said.device, non_blocking=True), places.to(said.device, non_blocking=True))
@@ -85,16 +87,14 @@ class Experts:
         return Outputs(answer if route.ndim == 2 else answer[:, 0])
 
 
-def _rows(view: View, rows: Tensor) -> View:
-    """Some rows of a view, without what is not for networks; all of them as they are."""
-    if len(rows) == len(view) and bool((rows == torch.arange(len(view))).all()):
-        return view
-    device = rows.to(view.index.device, non_blocking=True)
+def _some(view: View, rows: Tensor) -> View:
+    """Some rows of a view, and nothing that is not for networks."""
+    rows = rows.to(view.index.device, non_blocking=True)
 
     def some(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {name: some(item) for name, item in value.items()}
-        return value.index_select(0, device) if isinstance(value, Tensor) else value
+        return value.index_select(0, rows) if isinstance(value, Tensor) else value
 
     return replace(view, input=some(view.input), index=some(view.index), label=some(view.label), mask=None, extras={})
 

@@ -78,8 +78,8 @@ def gather_batch(batch: Batch) -> Batch:
                 index=gather(view.index),
                 label=every(view.label),
                 mask=every(view.mask),
-                # Extras on the host tell sources what to do; other ranks' are none of theirs, and NCCL has no hosts.
-                extras={k: gather(v) for k, v in view.extras.items() if v.device == view.index.device},
+                # What is no tensor tells a source what to do with this rank's rows.
+                extras={k: gather(v) for k, v in view.extras.items() if isinstance(v, Tensor)},
             )
             for name, view in batch.views.items()
         }

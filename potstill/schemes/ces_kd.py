@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
+import numpy as np
+from torch import Tensor
 
 from potstill.callbacks import Callback
 from potstill.difficulty import MEASURES, measured, strata
@@ -111,9 +112,9 @@ class CESKD(Scheme):
         assert isinstance(experts, Experts)
         count, plain = len(experts), scene.examples.plain
         if self.select == AVERAGE:
-            return Routed(lambda view, progress, seed: torch.arange(count).expand(len(view), -1))
+            return Routed(lambda view, progress, seed: np.tile(np.arange(count), (len(view), 1)))
 
-        def measure() -> torch.Tensor:
+        def measure() -> Tensor:
             if plain is None:
                 raise ValueError(
                     "ces_kd: it measures how hard each training image is, and a loader of your own gives only its "

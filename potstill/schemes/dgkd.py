@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
+import numpy as np
 
 from potstill.experts import EXPERTS, Experts, experts_of
-from potstill.hashing import hash_index
+from potstill.hashing import hash_int
 from potstill.objectives import CrossEntropy, SeveralKD
 from potstill.scheme import Scene, Scheme
 from potstill.schemes.takd import check_weights
@@ -74,10 +74,10 @@ class DGKD(Scheme):
     def task(self, scene: Scene) -> Task:
         experts = scene.sources[EXPERTS]
         assert isinstance(experts, Experts)
-        everybody = torch.arange(len(experts))
+        everybody = range(len(experts))
 
-        def choose(view: View, progress: Progress, seed: int) -> torch.Tensor:
-            drawn = hash_index(everybody, seed, "drop", progress.step).argsort(stable=True)
-            return drawn[self.drop :].sort().values.expand(len(view), -1)
+        def choose(view: View, progress: Progress, seed: int) -> np.ndarray:
+            drawn = sorted(everybody, key=lambda number: hash_int(seed, "drop", progress.step, number))
+            return np.tile(sorted(drawn[self.drop :]), (len(view), 1))
 
         return Routed(choose)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-from jaxtyping import Int16, Int64
+import numpy as np
+from jaxtyping import Int16
 from torch import Tensor
 
 from potstill.callbacks import Callback
@@ -44,6 +44,13 @@ class Curriculum(Routed):
         self.count, self.select, self.rho, self.epochs = count, select, rho, epochs
         self._measure = measure
         self.strata: Tensor | None = None
+        self.started = False
+
+    def start(self) -> None:
+        """Find the strata, once."""
+        self.started = True
+        if self.strata is None and self._measure is not None:
+            self.strata = agree(self._measure())
 
     def reached(self, epoch: int) -> int:
         """The strongest expert of that epoch.
@@ -54,23 +61,19 @@ class Curriculum(Routed):
         # A quotient that should be a whole number may lie just below it.
         return min(self.count - 1, math.floor(self.count * epoch / (self.rho * self.epochs) + 1e-9))
 
-    def expert(self, view: View, progress: Progress, seed: int) -> Int64[Tensor, "B"]:
+    def expert(self, view: View, progress: Progress, seed: int) -> np.ndarray:
         """Of each row."""
+        if not self.started:
+            return np.arange(len(view)) % self.count
         if self.select == "random":
-            return uniform_int(view.index.cpu(), self.count, seed, "expert", progress.step)
-        if self.strata is None:
-            return torch.arange(len(view)) % self.count
+            return uniform_int(view.index, self.count, seed, "expert", progress.step).cpu().numpy()
+        assert self.strata is not None, "measured at the start"
         if self.select == "static":
-            return self.strata[view.index.cpu()].long()
+            return self.strata[view.index.cpu()].numpy()
         reached = self.reached(progress.epoch)
         # While there is one expert for all, nobody need wait for the indices.
-        found = self.strata[view.index.cpu()].long().clamp(max=reached) if reached else _weakest(view)
+        found = self.strata[view.index.cpu()].clamp(max=reached).numpy() if reached else np.zeros(len(view), np.int64)
         return found if self.select == "gradual" else self.count - 1 - found
-
-    def measure(self) -> None:
-        """Find the strata, once."""
-        if self.strata is None and self._measure is not None:
-            self.strata = agree(self._measure())
 
     def state_dict(self) -> dict[str, Any]:
         return {"strata": self.strata}
@@ -85,8 +88,4 @@ class MeasuresFirst(Callback):
     def on_start(self, engine: Engine) -> None:
         heard = any(source == EXPERTS for source, _ in engine.system.wanted)
         if heard and isinstance(engine.task, Curriculum):
-            engine.task.measure()
-
-
-def _weakest(view: View) -> Int64[Tensor, "B"]:
-    return torch.zeros(len(view), dtype=torch.int64)
+            engine.task.start()

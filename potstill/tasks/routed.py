@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from jaxtyping import Int64
-from torch import Tensor
+import numpy as np
 
 from potstill.experts import EXPERTS
 from potstill.tasks.classify import Classify
 from potstill.types import MAIN, Batch, Progress, Source, View
 
-Choose = Callable[[View, Progress, int], Int64[Tensor, "B *S"]]
-"""(view, progress, seed) -> experts' numbers for each row, on the host: `[B]`, or several a row `[B, S]`."""
+Choose = Callable[[View, Progress, int], np.ndarray]
+"""(view, progress, seed) -> experts' numbers for each row, int64: `[B]`, or several a row `[B, S]`."""
 
 
 class Routed(Classify):

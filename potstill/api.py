@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
@@ -21,7 +21,7 @@ from potstill.data.foreign import Given, Ordered, check_labels, in_order, labels
 from potstill.evaluation.summary import Cell, summarise
 from potstill.loop import Result
 from potstill.methods import Method, parse
-from potstill.precision import Precision, lay_out
+from potstill.precision import Choice, Precision, lay_out
 from potstill.ranks import start
 from potstill.recipe import Fit
 from potstill.report.page import write_report
@@ -29,7 +29,7 @@ from potstill.setting import unused
 from potstill.sources import Network
 from potstill.student import adaptation, save_student
 from potstill.tasks.classify import Classify, Evaluation
-from potstill.teachers import check_modules, classes_of, examine
+from potstill.teachers import check_modules, classes_of, examine, frozen
 from potstill.terms import Term
 from potstill.types import Batch, DataInfo
 
@@ -46,6 +46,7 @@ def distill(
     epochs: int = 30,
     batch_size: int = 64,
     fit: Fit | None = None,
+    assistants: Mapping[str, nn.Module] | None = None,
     teacher_preprocess: Preprocess | None = None,
     student_preprocess: Preprocess | None = None,
     precision: str = "auto",
@@ -71,6 +72,8 @@ def distill(
             `[Term(CrossEntropy), Term(FitNet, "layer2", "layer3", weight=100)]`.
         epochs, batch_size: as usual; a loader of your own brings its batch size.
         fit: everything about training, if these two are not enough.
+        assistants: further trained networks by name, from strong to weak, for methods that listen to several (`takd`,
+            `ces_kd`, `dgkd`) and for terms that name them. They see their input as the teacher does.
         teacher_preprocess, student_preprocess: what each network does to its input. Left out: nothing for floating
             point inputs, pixels in [0, 1] for uint8 ones.
         precision: `auto` measures a few steps and takes what is fastest on this device.
@@ -87,7 +90,7 @@ def distill(
     """
     talk = Talk(quiet=quiet)
     plan = _plan(method)
-    check_modules(teacher, student)
+    others = check_modules(teacher, student, assistants or {})
     place = start(str(device)) if device is not None else _device_of(student)
     asked = fit or Fit(epochs=epochs, batch_size=batch_size)
     examples = _examples(data, asked, place, seed)
@@ -101,8 +104,8 @@ def distill(
     if examples.probe.main.input.dtype == torch.uint8:
         teacher_preprocess = teacher_preprocess or Preprocess.identity()
         student_preprocess = student_preprocess or Preprocess.identity()
-    preprocesses = {"teacher": teacher_preprocess, "student": student_preprocess}
-    classes = classes_of({"teacher": teacher, "student": student}, preprocesses, examples)
+    preprocesses = dict.fromkeys(["teacher", *others], teacher_preprocess) | {"student": student_preprocess}
+    classes = classes_of({"teacher": teacher, "student": student, **others}, preprocesses, examples)
     if isinstance(examples.loader, Given | Ordered):
         examples.loader.classes = classes
         if out is not None:
@@ -112,6 +115,7 @@ def distill(
     claimed = nullcontext()
     if folder is not None:
         names = {"teacher": _name(teacher), "student": _name(student)}
+        names |= {name: _name(module) for name, module in others.items()}
         values = {"recipe": {**names, "method": plan.expansion, "fit": asdict(fit), "seed": seed}}
         claimed = runs.claim(folder, {**values, "environment": runs.environment()}, resume)
     with claimed:
@@ -119,22 +123,17 @@ def distill(
             student = _adapted(student, teacher, plan, examples, student_preprocess, teacher_preprocess, seed)
             if student_preprocess is not None:
                 student_preprocess = replace(student_preprocess, label_map=None)
-        arithmetic, why = runs.settle_precision(
-            folder,
-            precision,
-            lambda: choose_precision(
-                student,
-                teacher if plan.needs_teacher else None,
-                plan,
-                examples,
-                fit,
-                student_preprocess,
-                teacher_preprocess,
-            ),
-        )
+
+        def measured() -> Choice:
+            taught = teacher if plan.needs_teacher else None
+            with frozen(others, examples, teacher_preprocess, Precision()) as heard:
+                both = student_preprocess, teacher_preprocess
+                return choose_precision(student, taught, plan, examples, fit, *both, assistants=heard)
+
+        arithmetic, why = runs.settle_precision(folder, precision, measured)
         talk.say(f"method {plan.name}: {plan.plan}; precision: {why}")
-        guide = source(teacher, examples.probe, trained=False, preprocess=teacher_preprocess, precision=arithmetic)
-        try:
+        with frozen({"teacher": teacher, **others}, examples, teacher_preprocess, arithmetic) as heard:
+            guide = heard.pop("teacher")
             looked = _look(guide, examples, classes, talk)
             answers = None if examples.valid is None else looked.predictions
             with talk.bars(len(plan.stages)) as begin:
@@ -144,6 +143,7 @@ def distill(
                     plan,
                     lambda _: examples,
                     fit,
+                    assistants=heard,
                     begin=begin,
                     label=plan.name,
                     resume=resume,
@@ -153,8 +153,6 @@ def distill(
                     reference=answers,
                     folder=folder,
                 )
-        finally:
-            guide.close()
     final = None if examples.valid is None else final_evaluation(engine, examples, answers)
     if final is not None:
         talk.say(f"student: {final.top1:.2f} % (agrees with the teacher on {final.agreement:.2f} %)")
@@ -224,18 +222,22 @@ def _examples(data: Any, fit: Fit, device: torch.device, seed: int) -> Examples:
     else:
         loader = Given(data, device)
     info = DataInfo(loader.samples, loader.batch_size, labels=labels, indexed=getattr(loader, "indexed", True))
-    return Examples(loader, info, next(iter(loader.epoch(0))))
+    known = not isinstance(loader, Given)  # somebody's loader has an order and an augmentation of its own
+    return Examples(loader, info, next(iter(loader.epoch(0))), plain=_all_of(data, device) if known else None)
 
 
 def _held(valid: Any, device: torch.device, classes: int) -> Callable[[], Iterator[Batch]] | None:
     held, labels = _resident(valid, "valid")
-    if held is None:
-        return None
     if labels is not None:
         check_labels(labels, classes)
-    if isinstance(held, Split):
-        return lambda: batches(held, EVALUATION_BATCH, device)
-    return lambda: in_order(held, EVALUATION_BATCH, device, classes)
+    return None if held is None else _all_of(held, device, classes)
+
+
+def _all_of(data: Any, device: torch.device, classes: int | None = None) -> Callable[[], Iterator[Batch]]:
+    """Every sample once, in order, as the data gives it."""
+    if isinstance(data, Split):
+        return lambda: batches(data, EVALUATION_BATCH, device)
+    return lambda: in_order(data, EVALUATION_BATCH, device, classes)
 
 
 def _resident(data: Any, split: str) -> tuple[Any, Tensor | None]:

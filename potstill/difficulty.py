@@ -13,14 +13,20 @@ from potstill.tasks.classify import Classify
 from potstill.types import MAIN, Batch, Source
 
 
+def odds_against(logits: Float64[Tensor, "B K"], label: Int64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    """$\\log((1 - p_y) / p_y)$: tells images apart of which a teacher is all but sure, where $p_y$ is rounded to 1."""
+    others = logits.scatter(1, label[:, None], -torch.inf).logsumexp(1)
+    return others - logits.gather(1, label[:, None]).squeeze(1)
+
+
 def cross_entropy(logits: Float64[Tensor, "B K"], label: Int64[Tensor, "B"]) -> Float64[Tensor, "B"]:
     """$-\\log p_y$."""
-    return F.cross_entropy(logits, label, reduction="none")
+    return F.softplus(odds_against(logits, label))
 
 
 def probability(logits: Float64[Tensor, "B K"], label: Int64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """$1 - p_y$, exact for a teacher that is nearly sure."""
-    return -torch.expm1(-cross_entropy(logits, label))
+    """$1 - p_y$."""
+    return odds_against(logits, label).sigmoid()
 
 
 def margin(logits: Float64[Tensor, "B K"], label: Int64[Tensor, "B"]) -> Float64[Tensor, "B"]:
@@ -77,9 +83,9 @@ def strata(difficulty: Float64[Tensor, "N"], count: int) -> Int16[Tensor, "N"]:
     [1, 0, 0, 1]
     """
     ordered, total = difficulty.sort().values, len(difficulty)
-    starts = [-(-total * number // count) for number in range(1, count)]
-    edges = ordered[[start for start in starts if start < total]]
-    found = torch.searchsorted(edges, difficulty, right=True)
+    # A teacher is quite sure of many images: equals go down, so that easy ones share the easiest stratum.
+    edges = ordered[[-(-total * number // count) - 1 for number in range(1, count)]]
+    found = torch.searchsorted(edges, difficulty)
     sizes = torch.bincount(found, minlength=count).tolist()
     if 0 in sizes:
         raise ValueError(

@@ -13,20 +13,15 @@ from potstill.tasks.classify import Classify
 from potstill.types import MAIN, Batch, Source
 
 
-def odds_against(logits: Float64[Tensor, "B K"], label: Int64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """$\\log((1 - p_y) / p_y)$: tells images apart of which a teacher is all but sure, where $p_y$ is rounded to 1."""
+def probability(logits: Float64[Tensor, "B K"], label: Int64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    r"""$\log((1 - p_y) / p_y)$: the order of $1 - p_y$, which itself is rounded to 0 or 1 where a teacher is sure."""
     others = logits.scatter(1, label[:, None], -torch.inf).logsumexp(1)
     return others - logits.gather(1, label[:, None]).squeeze(1)
 
 
 def cross_entropy(logits: Float64[Tensor, "B K"], label: Int64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """$-\\log p_y$."""
-    return F.softplus(odds_against(logits, label))
-
-
-def probability(logits: Float64[Tensor, "B K"], label: Int64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """$1 - p_y$."""
-    return odds_against(logits, label).sigmoid()
+    r"""$-\log p_y$."""
+    return F.softplus(probability(logits, label))
 
 
 def margin(logits: Float64[Tensor, "B K"], label: Int64[Tensor, "B"]) -> Float64[Tensor, "B"]:

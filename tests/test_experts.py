@@ -137,14 +137,14 @@ def test_several_experts_answer_a_row_and_a_part_of_a_batch_keeps_its_route():
 def test_measures_of_difficulty():
     logits = torch.tensor([[0.7, 0.2, 0.1], [0.05, 0.9, 0.05]], dtype=torch.float64).log()
     label = torch.tensor([1, 1])
-    expected = {"probability": [0.8, 0.1], "ce": [1.6094379, 0.1053605], "margin": [0.5, -0.85]}
+    expected = {"probability": [1.3862944, -2.1972246], "ce": [1.6094379, 0.1053605], "margin": [0.5, -0.85]}
     expected |= {"entropy": [0.8018186, 0.3943979], "mean_ce": [1.6094379, 0.1053605]}
     for name, values in expected.items():
         found = MEASURES[name](logits, label)
         torch.testing.assert_close(found, torch.tensor(values, dtype=torch.float64), atol=1e-6, rtol=0)
-    sure = torch.tensor([[40.0, 0.0], [41.0, 0.0]], dtype=torch.float64)
-    hard, easy = MEASURES["probability"](sure, torch.tensor([0, 0]))
-    assert hard > easy > 0  # 1 - p would be 0 for both
+    sure = torch.tensor([[800.0, 0.0], [900.0, 0.0], [0.0, 900.0], [0.0, 800.0]], dtype=torch.float64)
+    found = MEASURES["probability"](sure, torch.zeros(4, dtype=torch.int64))
+    assert found.argsort().tolist() == [1, 0, 3, 2]  # 1 - p would be 0, 0, 1 and 1
 
 
 def test_the_strongest_expert_measures_and_mean_ce_asks_all():

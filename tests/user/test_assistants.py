@@ -20,13 +20,13 @@ def recipe(smoke=False):
     return Recipe(
         data=Data(augment="crop", valid_rows=200),
         teacher=Network("small_cnn", width=16),
-        student=Network("small_cnn", width=6),
+        student=Network("small_cnn"),
         assistants=(
             Assistant("middle", Network("small_cnn", width=12)),
-            Assistant("low", Network("small_cnn", width=8), teacher="middle", method="dgkd"),
+            Assistant("low", Network("small_cnn", width=10), teacher="middle", method="dgkd"),
         ),
         methods=("takd", "ces_kd", "dgkd"),
-        fit=Fit(epochs=8, batch_size=20, schedule="cosine", checkpoint_steps=4),
+        fit=Fit(epochs=8, batch_size=20, lr=0.1, schedule="cosine", checkpoint_steps=4),
     )
 """
 FLOAT32 = ("--precision", "float32")

@@ -6,13 +6,19 @@ from potstill.scheme import Scheme
 from potstill.schemes.ces_kd import CESKD
 from potstill.schemes.dgkd import DGKD
 from potstill.schemes.dml import DML
+from potstill.schemes.dual import Dual
+from potstill.schemes.ema import EMA
 from potstill.schemes.takd import TAKD
+from potstill.schemes.teachers import Teachers
 
 SCHEMES: dict[str, type[Scheme]] = {
     "ces_kd": CESKD,
     "dgkd": DGKD,
     "dml": DML,
+    "dual": Dual,
+    "ema": EMA,
     "takd": TAKD,
+    "teachers": Teachers,
 }
 
-__all__ = ["CESKD", "DGKD", "DML", "SCHEMES", "TAKD"]
+__all__ = ["CESKD", "DGKD", "DML", "EMA", "SCHEMES", "TAKD", "Dual", "Teachers"]

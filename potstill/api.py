@@ -139,7 +139,7 @@ def distill(
             taught = teacher if plan.needs_teacher else None
             with frozen(others, examples, teacher_preprocess, Precision()) as heard:
                 both = student_preprocess, teacher_preprocess
-                return choose_precision(student, taught, plan, examples, fit, *both, assistants=heard)
+                return choose_precision(student, taught, plan, examples, fit, *both, compiling=True, assistants=heard)
 
         arithmetic, why = runs.settle_precision(folder, precision, measured)
         talk.say(f"method {plan.name}: {plan.plan}; precision: {why}")

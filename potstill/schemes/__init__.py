@@ -8,6 +8,7 @@ from potstill.schemes.dgkd import DGKD
 from potstill.schemes.dml import DML
 from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
+from potstill.schemes.r2kd import R2KD
 from potstill.schemes.takd import TAKD
 from potstill.schemes.teachers import Teachers
 
@@ -17,8 +18,9 @@ SCHEMES: dict[str, type[Scheme]] = {
     "dml": DML,
     "dual": Dual,
     "ema": EMA,
+    "r2kd": R2KD,
     "takd": TAKD,
     "teachers": Teachers,
 }
 
-__all__ = ["CESKD", "DGKD", "DML", "EMA", "SCHEMES", "TAKD", "Dual", "Teachers"]
+__all__ = ["CESKD", "DGKD", "DML", "EMA", "R2KD", "SCHEMES", "TAKD", "Dual", "Teachers"]

@@ -268,8 +268,8 @@ def choose_precision(
     preprocess: Preprocess | None,
     teacher_preprocess: Preprocess | None,
     rounds: int = 5,
-    assistants: Mapping[str, Source] | None = None,
     compiling: bool = False,
+    assistants: Mapping[str, Source] | None = None,
     **kw: Any,
 ) -> Choice:
     """Measure real steps on throw-away copies: weights, statistics and random state stay as they are.

@@ -33,12 +33,16 @@ from potstill.wiring import Weights, wire
 
 @dataclass(frozen=True)
 class Examples:
-    """What a cell learns from: the training loader, validation batches (or none), and what objectives may know."""
+    """What a cell learns from: the training loader, validation batches (or none), and what objectives may know.
+
+    `plain` gives every training sample once, not augmented, with its index; None where a loader cannot.
+    """
 
     loader: Loader
     info: DataInfo
     probe: Batch
     valid: Callable[[], Iterable[Batch]] | None = None
+    plain: Callable[[], Iterable[Batch]] | None = None
 
     def held(self) -> Iterable[Batch]:
         """The validation batches, of a cell that has some."""
@@ -265,6 +269,7 @@ def choose_precision(
     teacher_preprocess: Preprocess | None,
     rounds: int = 5,
     compiling: bool = False,
+    assistants: Mapping[str, Source] | None = None,
     **kw: Any,
 ) -> Choice:
     """Measure real steps on throw-away copies: weights, statistics and random state stay as they are.
@@ -274,14 +279,16 @@ def choose_precision(
     device = examples.probe.main.index.device
 
     def step(precision: Precision) -> Callable[[], None]:
-        guide = None if isinstance(teacher, nn.Module) else teacher
-        if isinstance(teacher, nn.Module):
-            guide = source(
-                copy.deepcopy(teacher), batch, trained=False, preprocess=teacher_preprocess, precision=precision
-            )
-        engine = assemble(
-            copy.deepcopy(student), guide, method, examples, fit, preprocess=preprocess, precision=precision, **kw
-        )
+        def frozen(module: nn.Module, own: Preprocess | None) -> Network:
+            return source(copy.deepcopy(module), batch, trained=False, preprocess=own, precision=precision)
+
+        guide = frozen(teacher, teacher_preprocess) if isinstance(teacher, nn.Module) else teacher
+        others = {
+            name: frozen(one.module, one.preprocess) if isinstance(one, Network) else one
+            for name, one in (assistants or {}).items()
+        }
+        given: dict[str, Any] = {"assistants": others, "preprocess": preprocess, "precision": precision, **kw}
+        engine = assemble(copy.deepcopy(student), guide, method, examples, fit, **given)
         engine.begin()
         return lambda: engine.train_on(batch)
 

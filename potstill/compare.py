@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from potstill import runs
-from potstill.assistants import check_assistants
+from potstill.assistants import check_assistants, with_ladder
 from potstill.comparison import Comparison, Options
 from potstill.data import load
 from potstill.evaluation.summary import Cell
@@ -42,6 +42,7 @@ def checked(recipe: Recipe, options: Options) -> tuple[Recipe, list[Method]]:
 
     Raises ValueError for those; says which settings have no effect.
     """
+    recipe = with_ladder(recipe)
     methods = [parse(text) for text in recipe.methods]
     _check_names(methods, recipe)
     recipe = with_views(recipe)

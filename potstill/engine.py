@@ -84,6 +84,8 @@ class Engine:
         elif self.folder:
             for name in ("metrics.jsonl", "timings.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
+        for callback in self.callbacks:
+            callback.on_start(self)
         self.saved = time.monotonic()
 
     @property

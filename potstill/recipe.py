@@ -139,7 +139,9 @@ class Recipe:
     student: Network = field(default_factory=lambda: Network("resnet8"))
     """The small network."""
     assistants: tuple[Assistant, ...] = ()
-    """Networks between the two, or further teachers, in the order in which they are trained."""
+    """Networks between the two, or further teachers, in the order in which they are trained: from strong to weak."""
+    ladder: tuple[str, ...] = ()
+    """Short for assistants that are distilled one from the next, strong to weak, e.g. resnet56 resnet20."""
     methods: tuple[str, ...] = ("student", "icd")
     """What to compare, e.g. student kd icd "icd+kd:0.5" icd~shuffled."""
     seeds: int = 1
@@ -150,3 +152,7 @@ class Recipe:
     """How the teacher is trained when it has no checkpoint; like the students when left out."""
     title: str = ""
     """One line for the report."""
+
+    def training_of(self, one: Assistant | None = None) -> Fit:
+        """How an assistant is trained; the teacher when left out."""
+        return (one.fit if one else None) or self.teacher_fit or self.fit

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Scene:
     """What a scheme builds its parts from: one student before its first step.
 
-    `sources` holds "student", "teacher" (if the method has one) and the recipe's assistants by name, the weakest first.
+    `sources` holds "student", "teacher" (if the method has one) and the recipe's assistants by name, in its order.
     `peer(name)` is another trained network like the student, with initial weights that are a function of (seed, name).
     """
 

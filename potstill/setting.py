@@ -173,6 +173,7 @@ class Setting:
             info,
             first(self.train, PROBE_ROWS, self.device),
             lambda: batches(self.valid, EVALUATION_BATCH, self.device),
+            lambda: batches(self.train, EVALUATION_BATCH, self.device),
         )
 
     def check(self, methods: list[Method], seed: int) -> None:

@@ -27,6 +27,7 @@ from potstill.objectives.rkd import RKD
 from potstill.objectives.rrd import RRD
 from potstill.objectives.rtk import RTK
 from potstill.objectives.semckd import SemCKD
+from potstill.objectives.several_kd import SeveralKD
 from potstill.objectives.simkd import SimKD
 from potstill.objectives.sp import SP
 from potstill.objectives.srrl import SRRL
@@ -69,6 +70,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "rrd": RRD,
     "rtk": RTK,
     "semckd": SemCKD,
+    "several_kd": SeveralKD,
     "simkd": SimKD,
     "skew_kl": SkewKL,
     "skew_reverse_kl": SkewReverseKL,
@@ -120,6 +122,7 @@ __all__ = [
     "ReverseKL",
     "ReviewKD",
     "SemCKD",
+    "SeveralKD",
     "SimKD",
     "SkewKL",
     "SkewReverseKL",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from potstill import checkpoint, registry, runs
 from potstill.assistants import learn
+from potstill.budget import spend
 from potstill.cell import Examples, assemble, final_evaluation, prepared
 from potstill.console import Talk
 from potstill.data import Preprocess
@@ -111,6 +112,8 @@ class Comparison:
         self.card["top1"], self.answers = found.top1, found.predictions
         if self.setting.cached is not None:
             self.teacher, self.card["cache"] = self.setting.cached, str(spec.cache)
+        self.teacher = self.setting.limited(self.teacher)
+        self.card |= spend(self.teacher, folder, self.options.device, self.begin)
         if self.setting.recipe.assistants:
             self.card["assistants"] = [learn(self, one) for one in self.setting.recipe.assistants]
 
@@ -124,7 +127,7 @@ class Comparison:
             if not registry.finished(place):
                 alone = Trainee(spec, parse("student"), fit, seed, place)
                 alone.module = module
-                alone.engine = self.engine(alone, lambda fit: self.setting.examples(fit, seed), "teacher")
+                alone.engine = self.engine(alone, lambda fit: self.setting.examples(fit, seed, whole=True), "teacher")
                 alone.engine.run(self.options.resume)
                 result, _ = self.kept(alone)
                 if rank() == 0:

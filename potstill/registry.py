@@ -37,7 +37,9 @@ def key(setting: Setting, seed: int) -> str:
     recipe = setting.recipe
     fit, spec, data = recipe.teacher_fit or recipe.fit, recipe.teacher, recipe.data
     values: dict[str, Any] = {
-        "network": {name: value for name, value in asdict(spec).items() if name not in ("cache", "checkpoint")},
+        "network": {
+            name: value for name, value in asdict(spec).items() if name not in ("cache", "checkpoint", "budget")
+        },
         "fit": _changing(fit),
         "data": setting.train.digest,
         "augment": [data.augment, data.data_seed, data.views],
@@ -49,7 +51,7 @@ def key(setting: Setting, seed: int) -> str:
 
 
 def _changing(fit: Fit) -> dict[str, Any]:
-    idle = ("checkpoint_seconds", "checkpoint_steps", "evaluate_every")
+    idle = ("checkpoint_seconds", "checkpoint_steps", "evaluate_every", "patience")
     return {name: value for name, value in asdict(fit).items() if name not in idle}
 
 

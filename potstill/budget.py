@@ -36,7 +36,7 @@ class Budgeted:
 
     `crops(index)` are the inputs that it is asked about: one for each sample, a function of its index; `about` tells
     them from others. The answer speaks for every view of that sample from then on, whatever the student sees, as in
-    CKD's released code (Xu et al., arXiv:2311.02253). So it cannot speak for a view that mixes samples. `calls` counts
+    CKD's released code (arXiv:2311.02253). So it cannot speak for a view that mixes samples. `calls` counts
     the samples.
 
     What a method reads inside the network (taps) is computed again from the sample's crop, as there; with the crop

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from potstill.scheme import Scheme
+from potstill.schemes.ckd import CKD
 from potstill.schemes.dml import DML
 
 SCHEMES: dict[str, type[Scheme]] = {
+    "ckd": CKD,
     "dml": DML,
 }
 
-__all__ = ["DML", "SCHEMES"]
+__all__ = ["CKD", "DML", "SCHEMES"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from potstill.errors import did_you_mean
 from potstill.functional import at_least_float32, forward_kl, same_classes
 from potstill.types import Objective
 
@@ -33,7 +32,7 @@ class CKD(Objective):
     def __init__(self, loss: str = "mse", temperature: float = 4.0):
         super().__init__()
         if loss not in LOSSES:
-            raise ValueError(f"ckd: unknown loss {loss!r}; {did_you_mean(loss, LOSSES)}")
+            raise ValueError(f"ckd: unknown loss {loss!r}; expected one of {', '.join(LOSSES)}")
         self.loss, self.temperature = loss, temperature
 
     @classmethod

@@ -6,14 +6,20 @@ from potstill.scheme import Scheme
 from potstill.schemes.black_box import BlackBox
 from potstill.schemes.ckd import CKD
 from potstill.schemes.dml import DML
+from potstill.schemes.dual import Dual
+from potstill.schemes.ema import EMA
 from potstill.schemes.mixed_kd import CutMixKD, MixupKD
+from potstill.schemes.teachers import Teachers
 
 SCHEMES: dict[str, type[Scheme]] = {
     "black_box": BlackBox,
     "ckd": CKD,
     "cutmix_kd": CutMixKD,
     "dml": DML,
+    "dual": Dual,
+    "ema": EMA,
     "mixup_kd": MixupKD,
+    "teachers": Teachers,
 }
 
-__all__ = ["CKD", "DML", "SCHEMES", "BlackBox", "CutMixKD", "MixupKD"]
+__all__ = ["CKD", "DML", "EMA", "SCHEMES", "BlackBox", "CutMixKD", "Dual", "MixupKD", "Teachers"]

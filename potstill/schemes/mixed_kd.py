@@ -18,7 +18,7 @@ class MixupKD(Scheme):
     r"""The student sees mixed images, and learns the labels and what the teacher said of the two images, mixed alike:
 
     $$L = w_y [\lambda CE(y, z_s) + (1 - \lambda) CE(y', z_s)] + w_r KL(\lambda p_t + (1 - \lambda) p'_t \,\|\, p_s),
-      \qquad x = \lambda x + (1 - \lambda) x', \; \lambda \sim Beta(\alpha, \alpha)$$
+      \qquad \tilde x = \lambda x + (1 - \lambda) x', \; \lambda \sim Beta(\alpha, \alpha)$$
 
     Softmax at T = 1. One $\lambda$ a batch. The second term is the released code's cross-entropy with soft targets less
     their entropy, so its gradient is the same.

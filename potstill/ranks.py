@@ -90,6 +90,11 @@ def start(device: str | None) -> torch.device:
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return Accelerator(cpu=name == "cpu").device
+    return usable(name)
+
+
+def usable(name: str) -> torch.device:
+    """A device by its name. Raises ValueError where there is none."""
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -100,6 +100,7 @@ class Setting:
             "classes": list(self.train.classes),
             "channels": self.train.channels,
             "size": list(self.train.size),
+            "part": self.train.part,
             "preprocess": self.preprocess(spec, method).describe(),
             "data": self.train.name,
             "method": "registered" if method is None else method.name,

@@ -71,11 +71,8 @@ class Budgeted:
         self.source, self.budget, self.samples, self.crops, self.about = source, budget, samples, crops, about
         self._known = torch.zeros(samples, dtype=torch.bool)
         self._answers: Tensor | None = None
-
-    @property
-    def calls(self) -> int:
+        self.calls = 0
         """How many samples it was asked about."""
-        return int(self._known.sum())
 
     @property
     def provides(self) -> frozenset[str] | None:
@@ -99,7 +96,7 @@ class Budgeted:
 
     def __call__(self, task: Task, batch: Batch, view: str, taps: Sequence[str]) -> Outputs:
         seen = batch.views[view]
-        if self._answers is None or not bool(self._known.all()):
+        if self.calls < self.samples:
             self._ask(seen.index.cpu(), seen.index.device)
         assert self._answers is not None
         if self._answers.device != seen.index.device:
@@ -133,6 +130,7 @@ class Budgeted:
                 self._answers = said.new_zeros(self.samples, said.shape[1])
             self._answers[rows] = said
             self._known[part] = True
+            self.calls += len(part)
             if on_step is not None:
                 on_step(Progress(step + 1, 0, len(parts)))
 
@@ -140,12 +138,13 @@ class Budgeted:
         return {"known": self._known, "answers": self._answers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if len(state["known"]) != self.samples or int(state["known"].sum()) > self.budget:
+        calls = int(state["known"].sum())
+        if len(state["known"]) != self.samples or calls > self.budget:
             raise ValueError(
-                f"{int(state['known'].sum())} answers about {len(state['known'])} samples do not belong to a budget of "
+                f"{calls} answers about {len(state['known'])} samples do not belong to a budget of "
                 f"{self.budget} calls about {self.samples} samples"
             )
-        self._known, self._answers = state["known"].cpu(), state["answers"]
+        self._known, self._answers, self.calls = state["known"].cpu(), state["answers"], calls
 
 
 def _outside(index: Tensor, samples: int) -> str:

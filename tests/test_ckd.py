@@ -16,6 +16,7 @@ from potstill.objectives.ckd import CKD, CKDLabels
 from potstill.precision import Precision
 from potstill.recipe import Fit
 from potstill.sources import Network
+from potstill.tasks import comparisons
 from potstill.tasks.comparisons import Comparisons, drawn, possible
 from potstill.types import DataInfo, Progress
 
@@ -95,6 +96,16 @@ def test_every_comparison_once_and_then_again_in_another_order(images):
     again = Comparisons(loader(images), 10, most=90)
     (late,) = again.prepare(next(iter(again.loader.epoch(4))), {}, Progress(16, 4, 100), 0)
     assert compared(late) == seen[160:172]  # without the steps before it
+
+
+def test_ranks_share_the_comparisons_of_one(images, monkeypatch):
+    def seen(rank, world):
+        shown = Resident(images, 12, augment="none", seed=5, rank=rank, world=world)
+        monkeypatch.setattr(comparisons, "rank", lambda: rank)
+        return [compared(batch) for batch in batches(Comparisons(shown, 10), epochs=2)]
+
+    whole, parts = seen(0, 1), [seen(rank, 3) for rank in range(3)]
+    assert whole == [one + two + three for one, two, three in zip(*parts, strict=True)]
 
 
 def test_a_sample_is_augmented_anew_unless_views_are_fixed(images):

@@ -19,7 +19,7 @@ from potstill.data.loaders import shown
 from potstill.errors import did_you_mean
 from potstill.functional import at_least_float32
 from potstill.hashing import hash_index, hash_int, uniform_int
-from potstill.ranks import rank, world_size
+from potstill.ranks import rank
 from potstill.tasks.classify import Classify
 from potstill.types import Batch, Outputs, Progress, Source, SourceOutputs, View
 
@@ -165,11 +165,10 @@ class Comparisons(Classify):
 
     def _next(self, count: int, progress: Progress) -> Int64[Tensor, "B G"]:
         """This rank's share of the step's comparisons."""
-        loader, world = self.loader, world_size()
+        loader = self.loader
         shown = min(loader.samples, loader.steps * loader.batch_size)  # in an epoch
         step = progress.step - progress.epoch * loader.steps
         start = progress.epoch * shown + step * loader.batch_size + rank() * count
-        assert world == 1 or loader.batch_size % world == 0
         found = []
         while count > 0:
             turn, place = divmod(start, len(self.rows))

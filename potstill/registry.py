@@ -51,7 +51,7 @@ def key(setting: Setting, seed: int) -> str:
 
 
 def _changing(fit: Fit) -> dict[str, Any]:
-    idle = (*runs.SAVING, "evaluate_every", "patience")
+    idle = (*runs.SAVING, "evaluate_every", "shard", "patience")
     return {name: value for name, value in asdict(fit).items() if name not in idle}
 
 

@@ -213,8 +213,8 @@ class Setting:
                     preprocess=self.preprocess(student, method),
                 )
 
-    def measure(self, methods: list[Method], seed: int, rounds: int = 5) -> Choice:
-        """The fastest precision for a step of these methods, by the median of so many."""
+    def measure(self, methods: list[Method], seed: int, rounds: int = 5, compiling: bool = False) -> Choice:
+        """The fastest precision for a step of these methods, by the median of so many; see `choose_precision`."""
         method = next((m for m in reversed(methods) if m.needs_teacher), methods[0])
         paid = self.cached is not None or self.recipe.teacher.budget is not None
         teacher = self.guide(seed) if paid else self.network(self.recipe.teacher, "teacher", seed)
@@ -227,6 +227,7 @@ class Setting:
             self.preprocess(self.recipe.student, method),
             self.preprocess(self.recipe.teacher),
             rounds,
+            compiling,
             **self.others(seed),
         )
 
@@ -272,6 +273,7 @@ def unused(fit: Fit, where: str) -> list[str]:
         ("milestones", fit.schedule != "milestones", f"the schedule is {fit.schedule}"),
         ("patience", fit.schedule != "plateau", f"the schedule is {fit.schedule}"),
         ("micro_batch", fit.micro_batch is not None and fit.micro_batch >= fit.batch_size, "it holds a whole batch"),
+        ("shard", fit.shard and world_size() == 1, "there is one process; start several with torchrun"),
     ]
     return [
         f"{where}.{name}={getattr(fit, name)} has no effect: {why}"

@@ -105,7 +105,8 @@ def cutout(
     rows = _rows(index, per)
     length = torch.full_like(rows, side)
     hole = _box(rows, height, width, length, length, *salts, "cutout")
-    value = torch.tensor(colours, dtype=torch.float64).to(input.device, input.dtype, non_blocking=True)
+    value = torch.tensor(colours, dtype=torch.float64)
+    value = (value if input.is_floating_point() else value.round()).to(input.device, input.dtype)
     return torch.where(hole[:, None], value[:, None, None], input)
 
 

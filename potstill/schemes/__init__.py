@@ -9,6 +9,7 @@ from potstill.schemes.dml import DML
 from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
 from potstill.schemes.mixed_kd import CutMixKD, MixupKD
+from potstill.schemes.r2kd import R2KD
 from potstill.schemes.teachers import Teachers
 
 SCHEMES: dict[str, type[Scheme]] = {
@@ -19,7 +20,19 @@ SCHEMES: dict[str, type[Scheme]] = {
     "dual": Dual,
     "ema": EMA,
     "mixup_kd": MixupKD,
+    "r2kd": R2KD,
     "teachers": Teachers,
 }
 
-__all__ = ["CKD", "DML", "EMA", "SCHEMES", "BlackBox", "CutMixKD", "Dual", "MixupKD", "Teachers"]
+__all__ = [
+    "CKD",
+    "DML",
+    "EMA",
+    "R2KD",
+    "SCHEMES",
+    "BlackBox",
+    "CutMixKD",
+    "Dual",
+    "MixupKD",
+    "Teachers",
+]

@@ -205,6 +205,7 @@ def test_micro_batches_have_the_same_gradient(images, method):
 
 def test_a_shuffled_teacher_speaks_of_another_comparison_and_only_of_that(images):
     run = engine(images, "ckd(group=3)~shuffled")
+    run.begin()
     (batch,) = run.prepared(next(iter(run.loader.epoch(0))))
     shuffled = run.sources["teacher"]
     views = {

@@ -77,11 +77,7 @@ def test_every_method_that_applies_takes_a_step(teacher, student):
         terms |= {term.label: term for term in method.terms}
     # The stages of one method do not run side by side: what the second is handed waits for the real run.
     engine = assemble(
-        network,
-        guide,
-        Method("all", (Stage("", tuple(terms.values())),), ""),
-        examples,
-        Fit(epochs=1, batch_size=ROWS, lr=1e-6),
+        network, guide, Method("all", (Stage("", tuple(terms.values())),), ""), examples, Fit(epochs=1, batch_size=ROWS, lr=1e-6)
     )
     result = engine.run()
     losses = result.history[0]["terms"]

@@ -121,7 +121,8 @@ def distill(
         examples.loader.classes = classes
         if out is not None:
             talk.say("data of your own is read in its own way: a stopped run resumes at the beginning of an epoch")
-    examples = replace(examples, valid=held(valid, place, classes))
+    info = replace(examples.info, classes=classes)
+    examples = replace(examples, info=info, valid=held(valid, place, classes))
     folder = None if out is None else Path(out)
     claimed = nullcontext()
     if folder is not None:

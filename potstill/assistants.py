@@ -112,7 +112,9 @@ def teach(comparison: Comparison, pupil: Trainee, key: str, label: str, guide: S
         if not registry.finished(place):
             pupil.folder = place
             examples = comparison.setting.examples
-            pupil.engine = comparison.engine(pupil, lambda fit: examples(fit, seed), label, guide=guide)
+            # A call budget, and the part of the data that goes with it, concern those who are taught.
+            whole = guide is None
+            pupil.engine = comparison.engine(pupil, lambda fit: examples(fit, seed, whole=whole), label, guide=guide)
             pupil.engine.run(options.resume)
             result, _ = comparison.kept(pupil)
             if rank() == 0:

@@ -19,6 +19,7 @@ from potstill.engine import Engine
 from potstill.hashing import hash_int
 from potstill.loop import Loader, Result
 from potstill.methods import Method
+from potstill.plateau import Plateau
 from potstill.precision import Choice, Precision, choose
 from potstill.recipe import Fit
 from potstill.scheme import Scene
@@ -43,6 +44,8 @@ class Examples:
     probe: Batch
     valid: Callable[[], Iterable[Batch]] | None = None
     plain: Callable[[], Iterable[Batch]] | None = None
+    watched: Callable[[], Iterable[Batch]] | None = None
+    """Training images that were set aside for callbacks to watch."""
 
     def held(self) -> Iterable[Batch]:
         """The validation batches, of a cell that has some."""
@@ -115,12 +118,15 @@ def assemble(
         sources["teacher"] = teacher
     sources |= assistants or {}
     task: Task = Classify()
-    callbacks: Sequence[Callback] = ()
+    watched = examples.watched
+    if fit.schedule == "plateau" and watched is None:
+        raise ValueError("fit.schedule plateau has nothing to watch: set data.watched in a recipe")
+    callbacks: Sequence[Callback] = [Plateau(fit.patience)] if fit.schedule == "plateau" else []
     if method.scheme is not None:
         scene = Scene(sources, examples, fit, seed, peer)
         sources |= method.scheme.sources(scene)
         scene = replace(scene, sources=sources)
-        examples, callbacks = method.scheme.examples(scene), method.scheme.callbacks(scene)
+        examples, callbacks = method.scheme.examples(scene), [*callbacks, *method.scheme.callbacks(scene)]
         task = method.scheme.task(scene)
     if method.control == "shuffled":
         sources = {name: one if one.trained else Shuffled(one) for name, one in sources.items()}
@@ -130,6 +136,9 @@ def assemble(
     def evaluate(student: LiveSource) -> dict[str, Any]:
         found = Classify().evaluate(student, examples.held(), reference)
         measured = {"top1": found.top1, "valid_loss": found.loss}
+        if watched is not None:
+            seen = Classify().evaluate(student, watched())
+            measured |= {"watched_top1": seen.top1, "watched_loss": seen.loss}
         return measured if reference is None else measured | {"agreement": found.agreement}
 
     return Engine(

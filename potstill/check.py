@@ -78,7 +78,7 @@ class Trial:
             module,
             guide if self.method.needs_teacher else None,
             self.method,
-            setting.examples(self.fit, self.seed),
+            setting.examples(self.fit, self.seed, whole=guide is None),
             self.fit,
             stage=self.stage,
             **setting.others(self.seed),
@@ -182,7 +182,8 @@ def available(device: torch.device) -> int:
 
 def _trials(setting: Setting, methods: list[Method], seed: int, precision: Precision) -> list[Trial]:
     recipe = setting.recipe
-    guide = setting.cached or setting.teacher(setting.network(recipe.teacher, "teacher", seed), precision)
+    live = setting.teacher(setting.network(recipe.teacher, "teacher", seed), precision)
+    guide = setting.cached or setting.limited(live)
 
     held = _held(setting)
     drawn: dict[int, Batch] = {}

@@ -77,7 +77,8 @@ def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[
     for method in methods:
         talk.say(f"method {method.name}: {method.plan}")
     cells = [(method, seed) for seed in range(options.seed, options.seed + recipe.seeds) for method in methods]
-    with talk.bars(1 + sum(len(method.stages) for method, _ in cells)) as begin:
+    taught = 1 + (recipe.teacher.budget is not None)
+    with talk.bars(taught + sum(len(method.stages) for method, _ in cells)) as begin:
         comparison = Comparison(setting, options, methods, precision, begin)
         comparison.learn_teacher()
         done = _trained(comparison, cells)

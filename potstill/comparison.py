@@ -21,6 +21,7 @@ from torch import Tensor
 
 from potstill import checkpoint, registry, runs
 from potstill.assistants import learn, teach
+from potstill.budget import spend
 from potstill.cell import Examples, assemble, final_evaluation, prepared
 from potstill.console import Talk
 from potstill.data import Preprocess
@@ -110,6 +111,8 @@ class Comparison:
         self.card["top1"], self.answers = found.top1, found.predictions
         if self.setting.cached is not None:
             self.teacher, self.card["cache"] = self.setting.cached, str(spec.cache)
+        self.teacher = self.setting.limited(self.teacher)
+        self.card |= spend(self.teacher, folder, self.options.device, self.begin)
         if self.setting.recipe.assistants:
             self.card["assistants"] = [learn(self, one) for one in self.setting.recipe.assistants]
 

@@ -27,12 +27,15 @@ class Fit:
     """Momentum of sgd."""
     weight_decay: float = 5e-4
     """Weight decay on all trained parameters, objectives' heads included."""
-    schedule: Literal["milestones", "cosine", "constant"] = "milestones"
-    """How the learning rate falls."""
+    schedule: Literal["milestones", "cosine", "constant", "plateau"] = "milestones"
+    """How the learning rate falls. plateau: each time the watched accuracy (data.watched) has not risen for `patience`
+    evaluations, the best weights come back and the rate is divided by 10; the third time the run ends with them."""
     milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
     """Fractions of the run after which the rate is divided by 10."""
     warmup: float = 0.0
     """Fraction of the run that warms up linearly (cosine only)."""
+    patience: int = 50
+    """Evaluations without a better one that make a plateau (plateau only)."""
     clip: float | None = None
     """Largest norm of the whole gradient."""
     micro_batch: int | None = None
@@ -51,7 +54,7 @@ class Fit:
     """Save a checkpoint after every so many steps as well."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluate_every"):
+        for name in ("epochs", "batch_size", "evaluate_every", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"fit.{name} must be at least 1, got {getattr(self, name)}")
         if self.micro_batch is not None and self.micro_batch < 1:
@@ -105,6 +108,13 @@ class Network:
     cache: Path | None = None
     """A folder that `potstill cache` wrote, of the teacher: students learn from what it says, and the teacher itself is
     only checked and evaluated."""
+    budget: int | None = None
+    """How many calls the teacher takes: it is asked once about each of so many training images, before the first
+    student, and students learn from these answers and these images (data.subset) alone."""
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.budget < 1:
+            raise ValueError(f"teacher.budget must be at least 1, got {self.budget}")
 
     @property
     def taught(self) -> bool:

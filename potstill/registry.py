@@ -42,7 +42,9 @@ def key(setting: Setting, seed: int, assistant: Assistant | None = None, taught_
     fit, data = recipe.training_of(assistant), recipe.data
     spec = assistant.network if assistant else recipe.teacher
     values: dict[str, Any] = {
-        "network": {name: value for name, value in asdict(spec).items() if name not in ("cache", "checkpoint")},
+        "network": {
+            name: value for name, value in asdict(spec).items() if name not in ("cache", "checkpoint", "budget")
+        },
         "fit": _changing(fit),
         "data": setting.train.digest,
         "augment": [data.augment, data.data_seed, data.views],
@@ -56,7 +58,7 @@ def key(setting: Setting, seed: int, assistant: Assistant | None = None, taught_
 
 
 def _changing(fit: Fit) -> dict[str, Any]:
-    idle = (*runs.SAVING, "evaluate_every", "shard")
+    idle = (*runs.SAVING, "evaluate_every", "shard", "patience")
     return {name: value for name, value in asdict(fit).items() if name not in idle}
 
 

@@ -193,7 +193,8 @@ class Shuffled:
 
     def __call__(self, task: Task, batch: Batch, view: str, taps: Sequence[str]) -> Outputs:
         outputs = self.source(task, batch, view, taps)
-        return Outputs(outputs.output.roll(1, 0), {name: tap.roll(1, 0) for name, tap in outputs.taps.items()})
+        rows = max(len(batch.views[view]) // len(batch), 1)  # of an example: one of several images gets another's whole
+        return Outputs(outputs.output.roll(rows, 0), {name: tap.roll(rows, 0) for name, tap in outputs.taps.items()})
 
 
 class Heard:

@@ -17,9 +17,13 @@ from potstill.schemes import SCHEMES
 from potstill.types import DataInfo
 
 CASES = {
+    "black_box": "black_box(of=dist)",
+    "ckd": "ckd(group=3,inter=vid,kd=0.1)",
+    "cutmix_kd": "cutmix_kd",
     "dml": "dml",
     "dual": "dual+icd(width=8)",
     "ema": "ema(decay=0.5)+kd",
+    "mixup_kd": "mixup_kd",
     "r2kd": "r2kd(augment=cutmixpick,rank=soft)",
     "teachers": "teachers(of=teacher/second,weights=2/1)+kd",
 }

@@ -78,7 +78,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _call(suite: type) -> Any:
+def _call(suite: Any) -> Any:
     """What tyro reads: common options, the suite's own, the data."""
     parts = [
         ("options", Annotated[Options, tyro.conf.arg(name="")]),

@@ -84,8 +84,9 @@ OFD_OPTIONS = {"batch_norms": ("bn1", "bn2")}
 DETACHED = {"gradcheck": "the weight of a sample carries no gradient, as published; the golden pins the gradient"}
 BATCH_NORMS = {"bn1": nn.BatchNorm2d(4), "bn2": nn.BatchNorm2d(3)}
 
-MEAN_DISTANCE = {
-    "gradcheck": "the kernel's width is a constant to the gradient, as released; the golden pins gradients"
+AS_RELEASED = {
+    "gradcheck": "the kernel's width is a constant to the gradient, as released; the golden pins gradients",
+    "zero_at_match": "the authors' epsilon in their Kullback-Leibler divergence",
 }
 
 NEIGHBOURS = {"permuting_the_batch_permutes_the_units": "only neighbouring rows are compared, as released"}

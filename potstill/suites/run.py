@@ -49,6 +49,8 @@ def data_of(run: Path) -> Data:
             values: dict[str, Any] = {name: value for name, value in said.items() if name in known}
             values["root"] = Path(values["root"]) if values.get("root") else None
             return Data(**values)
+    if not run.is_dir():
+        raise ValueError(f"{run}: there is no such folder")
     raise ValueError(
         f"{run} has no {runs.RECIPE} that says what it was trained on; give the folder of a run (not of one student), "
         "or the data: --data NAME or --data.root FOLDER"

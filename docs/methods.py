@@ -62,10 +62,17 @@ def index(found: list[Entry], added: tuple[Added, ...]) -> str:
         for entry, new in of_kind:
             paper = entry.paper
             year, title = (paper.year, paper.title) if paper else ("", "the labels alone")
-            lines += [
-                f"| [{entry.name}]({entry.name}.md) | {year} | {title} | `{entry.method.expansion}` | "
-                f"{len(entry.method.stages)} | {f'{new.parameters:,}' if new.applies else '–'} |"
-            ]
+            stands_for = entry.method.name if entry.method.scheme else entry.method.expansion
+            trained = f"{new.parameters:,}" if new.applies else "–"
+            cells = (
+                f"[{entry.name}]({entry.name}.md)",
+                year,
+                title,
+                f"`{stands_for}`",
+                len(entry.method.stages),
+                trained,
+            )
+            lines += [f"| {' | '.join(map(str, cells))} |"]
     return "\n".join(lines) + "\n"
 
 
@@ -185,10 +192,16 @@ def _inline(found: re.Match[str]) -> str:
 
 def how_to_run(entry: Entry, kind: type) -> list[str]:
     """A command and a call, and the options."""
-    name = entry.name
-    compared = name if name == LONE_STUDENT else f"{LONE_STUDENT} {name}"
+    name, written = entry.name, entry.method.name
+    compared = (
+        name
+        if name == LONE_STUDENT
+        else f'{LONE_STUDENT} "{written}"'
+        if "(" in written
+        else f"{LONE_STUDENT} {written}"
+    )
     lines = ["", "## How to run it", "", "```", f"potstill distill --methods {compared}", "```", ""]
-    lines += ["```python", f'student = potstill.distill(teacher, student, train_loader, method="{name}", epochs=30)']
+    lines += ["```python", f'student = potstill.distill(teacher, student, train_loader, method="{written}", epochs=30)']
     lines += ["```", ""]
     known = inspect.signature(kind).parameters.values()
     options = {p.name: p.default for p in known if p.default is not p.empty and p.name not in SIZED}

@@ -80,7 +80,8 @@ class Entry:
 def entries() -> list[Entry]:
     """The lone student, then every objective that is a method, and every scheme; `ce` is the lone student again."""
     names = [name for name, kind in OBJECTIVES.items() if kind.part_of is None and name != "ce"]
-    return [Entry(name, parse(name)) for name in (LONE_STUDENT, *sorted((*names, *SCHEMES)))]
+    written = {name: kind.example for name, kind in SCHEMES.items()}
+    return [Entry(name, parse(written.get(name) or name)) for name in (LONE_STUDENT, *sorted((*names, *SCHEMES)))]
 
 
 def look(pair: Pair | None = None) -> tuple[list[dict[str, Any]], Tried]:
@@ -108,7 +109,8 @@ def look(pair: Pair | None = None) -> tuple[list[dict[str, Any]], Tried]:
                 "parameters": added.parameters if added.applies else None,
                 "MiB": round(added.buffers / MIB, 1) if added.applies else None,
                 "stages": len(entry.method.stages),
-                "stands_for": entry.method.expansion,
+                # Every option of a scheme would fill the line.
+                "stands_for": entry.method.expansion if entry.method.scheme is None else entry.method.name,
                 "taps": taps,
                 "title": paper.title if paper else "the lone student",
                 "paper": kind.paper,

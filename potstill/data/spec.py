@@ -50,7 +50,7 @@ class Data:
     """Validate on this part of the training images, set aside by class, instead of on the data's own validation or test
     images: to choose something without looking at those."""
     skip_unreadable: bool = False
-    """Leave out image files that cannot be read, instead of stopping."""
+    """Leave out image files that cannot be read, instead of stopping. Streamed images are all decoded for it, once."""
     augment: Augment = "crop-flip"
     """Augmentation of the training images. resized-crop-flip is ImageNet's: random resized crops, and the middle 7/8
     of each image for evaluation."""
@@ -109,6 +109,10 @@ class Images:
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.images.shape[2], self.images.shape[3]
+
+    @property
+    def part(self) -> None:
+        """Part of an image's shorter side that evaluation sees: all of it."""
 
     @property
     def mean(self) -> tuple[float, ...]:

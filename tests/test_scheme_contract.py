@@ -20,6 +20,7 @@ CASES = {
     "dml": "dml",
     "dual": "dual+icd(width=8)",
     "ema": "ema(decay=0.5)+kd",
+    "hkd": "hkd",
     "teachers": "teachers(of=teacher/second,weights=2/1)+kd",
 }
 """A method string for each scheme."""

@@ -7,6 +7,7 @@ from potstill.schemes.dml import DML
 from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
 from potstill.schemes.hkd import HKD
+from potstill.schemes.r2kd import R2KD
 from potstill.schemes.teachers import Teachers
 
 SCHEMES: dict[str, type[Scheme]] = {
@@ -14,7 +15,8 @@ SCHEMES: dict[str, type[Scheme]] = {
     "dual": Dual,
     "ema": EMA,
     "hkd": HKD,
+    "r2kd": R2KD,
     "teachers": Teachers,
 }
 
-__all__ = ["DML", "EMA", "HKD", "SCHEMES", "Dual", "Teachers"]
+__all__ = ["DML", "EMA", "HKD", "R2KD", "SCHEMES", "Dual", "Teachers"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ def check_assistants(assistants: Sequence[Assistant]) -> None:
                 f"assistant {one.name!r}: its teacher {one.teacher!r} is not trained before it; "
                 + did_you_mean(one.teacher, known)
             )
+        _check_start(one, {other.name: other for other in assistants if other.name in known})
         if (method := parse(one.method)).adapting:
             raise ValueError(f"assistant {one.name!r}: {method.name} makes another network of it; take another method")
         known.append(one.name)
@@ -71,6 +72,22 @@ def with_ladder(recipe: Recipe) -> Recipe:
     return replace(recipe, assistants=tuple(found), ladder=())
 
 
+def _check_start(one: Assistant, earlier: Mapping[str, Assistant]) -> None:
+    if one.start is None:
+        return
+    if one.start not in earlier:
+        near = did_you_mean(one.start, earlier) if earlier else "there is none before it"
+        raise ValueError(f"assistant {one.name!r}: it cannot start from {one.start!r}, no assistant before it; {near}")
+    ours, theirs = ((spec.name, spec.width, spec.depth) for spec in (one.network, earlier[one.start].network))
+    if ours != theirs:
+        raise ValueError(
+            f"assistant {one.name!r}: it is a {ours[0]} and cannot start from {one.start!r}, which is another network "
+            f"({theirs[0]})"
+        )
+    if one.network.taught:
+        raise ValueError(f"assistant {one.name!r}: it has weights of its own, so it cannot start from {one.start!r}")
+
+
 def learn(comparison: Comparison, one: Assistant) -> dict[str, Any]:
     """Train another teacher, or load it, as the recipe says; from then on the comparison's students may listen to it.
 
@@ -81,11 +98,14 @@ def learn(comparison: Comparison, one: Assistant) -> dict[str, Any]:
     module = setting.network(spec, one.name, seed)
     card = {"name": one.name, "model": spec.name, "parameters": runs.parameters(module)}
     fit = setting.recipe.training_of(one)
+    if one.start is not None and (begun := comparison.assistants[one.start].module) is not None:
+        module.load_state_dict(begun.state_dict())
     if not spec.taught:
         pupil = Trainee(spec, parse(one.method), fit, seed, folder)
         pupil.module = module
         guide = comparison.teacher if one.teacher == TEACHER else comparison.assistants[one.teacher]
         heard = [guide, *comparison.assistants.values()] if pupil.method.scheme is not None else [guide]
+        heard += [comparison.assistants[one.start]] if one.start is not None else []
         taught_by = "+".join(source.fingerprint for source in heard if source is not None)
         teach(comparison, pupil, registry.key(setting, seed, one, taught_by), one.name, guide)
         load_weights(module, folder / WEIGHTS)
@@ -93,6 +113,9 @@ def learn(comparison: Comparison, one: Assistant) -> dict[str, Any]:
         card |= {name: kept[name] for name in ("seconds", "key") if name in kept}
     live = setting.teacher(module, comparison.precision, spec)
     comparison.assistants[one.name] = live
+    if not spec.taught and not parse(one.method).classifies:
+        options.talk.say(f"{one.name}: {spec.name}, {one.method}; its classifier was not trained with it")
+        return card | {"top1": None}
     card["top1"] = Classify().evaluate(live, setting.examples(fit, seed).held()).top1
     options.talk.say(f"{one.name}: {card['top1']:.2f} % ({spec.name}, {one.method})")
     return card

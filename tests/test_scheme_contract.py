@@ -23,6 +23,7 @@ CASES = {
     "dml": "dml",
     "dual": "dual+icd(width=8)",
     "ema": "ema(decay=0.5)+kd",
+    "hkd": "hkd",
     "mixup_kd": "mixup_kd",
     "r2kd": "r2kd(augment=cutmixpick,rank=soft)",
     "teachers": "teachers(of=teacher/second,weights=2/1)+kd",

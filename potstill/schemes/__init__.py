@@ -10,6 +10,7 @@ from potstill.schemes.dgkd import DGKD
 from potstill.schemes.dml import DML
 from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
+from potstill.schemes.hkd import HKD
 from potstill.schemes.mixed_kd import CutMixKD, MixupKD
 from potstill.schemes.r2kd import R2KD
 from potstill.schemes.takd import TAKD
@@ -24,6 +25,7 @@ SCHEMES: dict[str, type[Scheme]] = {
     "dml": DML,
     "dual": Dual,
     "ema": EMA,
+    "hkd": HKD,
     "mixup_kd": MixupKD,
     "r2kd": R2KD,
     "takd": TAKD,
@@ -36,6 +38,7 @@ __all__ = [
     "DGKD",
     "DML",
     "EMA",
+    "HKD",
     "R2KD",
     "SCHEMES",
     "TAKD",

@@ -1,4 +1,4 @@
-"""What may happen after an evaluation or at the end of an epoch."""
+"""What may happen before the first step, after an evaluation, or at the end of an epoch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,18 @@ class Callback:
     run (`engine.stop`). One with `state_dict` is checkpointed.
     """
 
+    def on_start(self, engine: Engine) -> None:
+        """Before the first batch of this process; what a resumed run remembers is loaded already."""
+
     def on_evaluate(self, engine: Engine, metrics: dict[str, Any]) -> None:
         """After every evaluation; the row of `metrics.jsonl` may be added to."""
 
     def on_epoch(self, engine: Engine) -> None:
         """At the end of every epoch, after its evaluation if there is one."""
+
+
+class FreshMoments(Callback):
+    """The optimizer forgets its moments (and its count of steps) at the end of every epoch, as if it were made anew."""
+
+    def on_epoch(self, engine: Engine) -> None:
+        engine.optimizer.state.clear()

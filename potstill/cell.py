@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from potstill.callbacks import Callback
+from potstill.compiling import consider
 from potstill.data.preprocess import Preprocess
 from potstill.engine import Engine
 from potstill.hashing import hash_int
 from potstill.loop import Loader, Result
 from potstill.methods import Method
+from potstill.plateau import Plateau
 from potstill.precision import Choice, Precision, choose
 from potstill.recipe import Fit
 from potstill.scheme import Scene
@@ -32,12 +34,18 @@ from potstill.wiring import Weights, wire
 
 @dataclass(frozen=True)
 class Examples:
-    """What a cell learns from: the training loader, validation batches (or none), and what objectives may know."""
+    """What a cell learns from: the training loader, validation batches (or none), and what objectives may know.
+
+    `plain` gives every training sample once, not augmented, with its index; None where a loader cannot.
+    """
 
     loader: Loader
     info: DataInfo
     probe: Batch
     valid: Callable[[], Iterable[Batch]] | None = None
+    plain: Callable[[], Iterable[Batch]] | None = None
+    watched: Callable[[], Iterable[Batch]] | None = None
+    """Training images that were set aside for callbacks to watch."""
 
     def held(self) -> Iterable[Batch]:
         """The validation batches, of a cell that has some."""
@@ -110,12 +118,15 @@ def assemble(
         sources["teacher"] = teacher
     sources |= assistants or {}
     task: Task = Classify()
-    callbacks: Sequence[Callback] = ()
+    watched = examples.watched
+    if fit.schedule == "plateau" and watched is None:
+        raise ValueError("fit.schedule plateau has nothing to watch: set data.watched in a recipe")
+    callbacks: Sequence[Callback] = [Plateau(fit.patience)] if fit.schedule == "plateau" else []
     if method.scheme is not None:
         scene = Scene(sources, examples, fit, seed, peer)
         sources |= method.scheme.sources(scene)
         scene = replace(scene, sources=sources)
-        examples, callbacks = method.scheme.examples(scene), method.scheme.callbacks(scene)
+        examples, callbacks = method.scheme.examples(scene), [*callbacks, *method.scheme.callbacks(scene)]
         task = method.scheme.task(scene)
     if method.control == "shuffled":
         sources = {name: one if one.trained else Shuffled(one) for name, one in sources.items()}
@@ -125,6 +136,9 @@ def assemble(
     def evaluate(student: LiveSource) -> dict[str, Any]:
         found = Classify().evaluate(student, examples.held(), reference)
         measured = {} if found.top1 is None else {"top1": found.top1, "valid_loss": found.loss}
+        if watched is not None:
+            seen = Classify().evaluate(student, watched())
+            measured |= {} if seen.top1 is None else {"watched_top1": seen.top1, "watched_loss": seen.loss}
         return measured if reference is None else measured | {"agreement": found.agreement}
 
     return Engine(
@@ -263,23 +277,31 @@ def choose_precision(
     preprocess: Preprocess | None,
     teacher_preprocess: Preprocess | None,
     rounds: int = 5,
+    compiling: bool = False,
+    assistants: Mapping[str, Source] | None = None,
     **kw: Any,
 ) -> Choice:
-    """Measure real steps on throw-away copies: weights, statistics and random state stay as they are."""
+    """Measure real steps on throw-away copies: weights, statistics and random state stay as they are.
+
+    With `compiling` also compiled ones, where a student's training is long enough (`compiling.consider`).
+    """
     device = examples.probe.main.index.device
 
     def step(precision: Precision) -> Callable[[], None]:
-        guide = None if isinstance(teacher, nn.Module) else teacher
-        if isinstance(teacher, nn.Module):
-            guide = source(
-                copy.deepcopy(teacher), batch, trained=False, preprocess=teacher_preprocess, precision=precision
-            )
-        engine = assemble(
-            copy.deepcopy(student), guide, method, examples, fit, preprocess=preprocess, precision=precision, **kw
-        )
+        def frozen(module: nn.Module, own: Preprocess | None) -> Network:
+            return source(copy.deepcopy(module), batch, trained=False, preprocess=own, precision=precision)
+
+        guide = frozen(teacher, teacher_preprocess) if isinstance(teacher, nn.Module) else teacher
+        others = {
+            name: frozen(one.module, one.preprocess) if isinstance(one, Network) else one
+            for name, one in (assistants or {}).items()
+        }
+        given: dict[str, Any] = {"assistants": others, "preprocess": preprocess, "precision": precision, **kw}
+        engine = assemble(copy.deepcopy(student), guide, method, examples, fit, **given)
         engine.begin()
         return lambda: engine.train_on(batch)
 
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         batch = next(iter(examples.loader.epoch(0)))  # a loader of somebody else's may draw random numbers
-        return choose(step, device, rounds)
+        choice = choose(step, device, rounds)
+        return consider(choice, step, fit.epochs * examples.loader.steps, device, rounds) if compiling else choice

@@ -11,24 +11,24 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill import checkpoint, registry, runs
-from potstill.assistants import learn
+from potstill.assistants import learn, teach
+from potstill.budget import spend
 from potstill.cell import Examples, assemble, final_evaluation, prepared
 from potstill.console import Talk
 from potstill.data import Preprocess
 from potstill.engine import Engine
 from potstill.evaluation.summary import Cell, summarise
 from potstill.loop import Step, each, in_turn
-from potstill.methods import Method, parse
+from potstill.methods import LONE_STUDENT, Method, parse
 from potstill.models import load_weights
 from potstill.outputs import collect, fidelities, remarks
 from potstill.precision import Precision
@@ -46,7 +46,7 @@ from potstill.tasks.classify import Classify, Evaluation
 from potstill.teachers import examine
 from potstill.together import Trainee, side_by_side
 from potstill.types import Progress, Source
-from potstill.unlabelled import about, reached, untaught_answers
+from potstill.unlabelled import untaught_answers
 from potstill.usage import Peak
 
 STUDENTS = "students.json"
@@ -96,9 +96,9 @@ class Comparison:
         if spec.taught:
             self.card["checkpoint"] = str(spec.checkpoint or spec.name)
         else:
-            if not registry.finished(folder):
-                self._train_teacher(module, folder)
-                wait()
+            alone = Trainee(spec, parse(LONE_STUDENT), self.setting.recipe.training_of(), seed, folder)
+            alone.module = module
+            teach(self, alone, registry.key(self.setting, seed), "teacher")
             load_weights(module, folder / WEIGHTS)
             kept = json.loads((folder / RESULT).read_text())
             self.card |= {name: kept[name] for name in ("seconds", "key", "registered") if name in kept}
@@ -112,26 +112,10 @@ class Comparison:
         self.answers = found.predictions
         if self.setting.cached is not None:
             self.teacher, self.card["cache"] = self.setting.cached, str(spec.cache)
+        self.teacher = self.setting.limited(self.teacher)
+        self.card |= spend(self.teacher, folder, self.options.device, self.begin)
         if self.setting.recipe.assistants:
             self.card["assistants"] = [learn(self, one) for one in self.setting.recipe.assistants]
-
-    def _train_teacher(self, module: nn.Module, folder: Path) -> None:
-        """Into `folder`; where teachers are shared, through theirs, in which it may lie already."""
-        spec, seed = self.setting.recipe.teacher, self.options.seed
-        fit = self.setting.recipe.teacher_fit or self.setting.recipe.fit
-        shared = self.options.teachers and self.options.teachers / registry.key(self.setting, seed)
-        place = shared or folder
-        with registry.locked(place) if shared and rank() == 0 else nullcontext():
-            if not registry.finished(place):
-                alone = Trainee(spec, parse("student"), fit, seed, place)
-                alone.module = module
-                alone.engine = self.engine(alone, lambda fit: self.setting.examples(fit, seed), "teacher")
-                alone.engine.run(self.options.resume)
-                result, _ = self.kept(alone)
-                if rank() == 0:
-                    checkpoint.write_json(place / RESULT, {**result, "key": place.name} if shared else result)
-            if shared and rank() == 0:
-                registry.copy(shared, folder)
 
     def cell(self, method: Method, seed: int) -> Cell:
         """Train one student, or read what it came to."""
@@ -217,14 +201,16 @@ class Comparison:
             folder=str(folder.relative_to(self.options.out)),
             teacher_free=not method.needs_teacher,
             peak_mib=peak,
+            classifies=method.classifies,
         )
         if rank() == 0:
-            if seed == self.options.seed and self.answers is not None and self.setting.valid.labelled:
+            if seed == self.options.seed and self.answers is not None and method.classifies and found.top1 is not None:
                 items = mistakes(self.setting.valid, found.predictions, self.answers)
                 checkpoint.write_json(folder / "examples.json", {"items": items})
             checkpoint.write_json(folder / RESULT, {**result, "cell": asdict(cell)})
         wait()
-        self.options.talk.say(f"{method.name} seed {seed}: {reached(method, found)} ({cell.seconds:.0f} s)")
+        reached = found.says if method.classifies else "learnt features, no classifier"
+        self.options.talk.say(f"{method.name} seed {seed}: {reached} ({cell.seconds:.0f} s)")
 
     def engine(
         self,
@@ -280,7 +266,7 @@ class Comparison:
             cells=cells,
             run=str(out),
             notes=[*self.setting.notes, *untaught_answers(self.methods)],
-            **({} if self.setting.valid.labelled else about(self.methods)),
+            **({} if self.setting.valid.labelled else {"measure": "agreement"}),
             title=self.setting.recipe.title,
             precision=precision,
             order=self.setting.recipe.data.order,

@@ -69,19 +69,25 @@ def collect(
 def fidelities(out: Path, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     """How like its teacher the first seed of each method is, and how well calibrated, from what `collect` wrote.
 
-    A network without outputs, or whose outputs are not finite, is left out.
+    A network without outputs, or whose outputs are not finite, is left out, and so is a method without a trained
+    classifier; of data without labels such a method has a CKA and nothing else.
     """
     folders = {cell.method: [out / cell.folder] for cell in sorted(cells, key=lambda cell: -cell.seed)}
     seen = read(out, folders)
     if seen is None or TEACHER not in seen.places or not (taught := seen.load(TEACHER)).finite:
         return {}
     labels, found = torch.from_numpy(seen.labels) if seen.classes else None, {}
-    for method in (cell.method for cell in cells if cell.method in seen.places):
+    untrained = {cell.method for cell in cells if not cell.classifies}
+    # Without labels the embeddings are the one thing that all methods can be compared by.
+    kept = [cell.method for cell in cells if labels is None or cell.method not in untrained]
+    for method in (method for method in kept if method in seen.places):
         answers = seen.load(method)
         if method not in found and answers.finite:
             sides = (_tensor(answers.embedding), _tensor(taught.embedding))
             logits = torch.from_numpy(answers.logits), torch.from_numpy(taught.logits)
             found[method] = asdict(fidelity(*logits, labels, *sides))
+            if method in untrained:
+                found[method] |= {"agreement": None, "kl": None}
     return found
 
 

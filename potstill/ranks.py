@@ -79,7 +79,8 @@ def gather_batch(batch: Batch) -> Batch:
                 index=gather(view.index),
                 label=every(view.label),
                 mask=every(view.mask),
-                extras={k: gather(v) for k, v in view.extras.items()},
+                # What is no tensor tells a source what to do with this rank's rows.
+                extras={k: gather(v) for k, v in view.extras.items() if isinstance(v, Tensor)},
             )
             for name, view in batch.views.items()
         }

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Scene:
     """What a scheme builds its parts from: one student before its first step.
 
-    `sources` holds "student", "teacher" (if the method has one) and the recipe's assistants by name, the weakest first.
+    `sources` holds "student", "teacher" (if the method has one) and the recipe's assistants by name, in its order.
     `peer(name)` is another trained network like the student, with initial weights that are a function of (seed, name).
     """
 
@@ -67,6 +67,8 @@ class Scheme:
     """Neither code nor equations are public: what it does is our reading."""
     needs_teacher: ClassVar[bool] = True
     """It listens to the recipe's teacher, whether or not a term names it."""
+    needs_labels: ClassVar[bool] = False
+    """Its sources or its examples are made with labels, whatever its terms need."""
     example: ClassVar[str] = ""
     """How it is written where the bare name does not stand alone."""
     modifies: ClassVar[bool] = False

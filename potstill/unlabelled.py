@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from potstill.methods import Method, parse
 from potstill.models.foreign import library_of, outputs_of
 from potstill.recipe import Network, Recipe
-from potstill.tasks.classify import Evaluation
 from potstill.terms import Term
 from potstill.types import Objective
-
-_INNER = re.compile(r"(stem|last_map|pooled_map|embedding|stages|stage\d+)(\.pre)?")
-"""Taps in front of a network's answer, whatever network it is."""
 
 
 def check_unlabelled(recipe: Recipe, methods: Sequence[Method]) -> None:
@@ -36,6 +31,8 @@ def check_unlabelled(recipe: Recipe, methods: Sequence[Method]) -> None:
             f"data.unlabelled: the teacher answers with {classes} classes and the student with {student.outputs}; "
             "leave out student.outputs, or give a student.label_map"
         )
+    if recipe.fit.schedule == "plateau":
+        raise ValueError("data.unlabelled: fit.schedule plateau watches an accuracy, and there is none; take another")
     check_terms(methods)
     check_terms([parse(one.method) for one in recipe.assistants if not one.network.taught])
 
@@ -53,8 +50,10 @@ def answered(teacher: Network) -> int:
 
 
 def check_terms(methods: Sequence[Method]) -> None:
-    """Raises ValueError for the first loss that needs labels, and says what can be written instead."""
+    """Raises ValueError for the first loss or scheme that needs labels, and says what can be written instead."""
     for method in methods:
+        if any(scheme.needs_labels for scheme in method.schemes):
+            raise ValueError(f"method {method.name!r} makes its examples of labels, and the data has none")
         if needing := [term.label for term in _terms(method) if "label" in _needs(term)]:
             other = without_labels(method)
             hint = f"write {other!r}" if other else "write a method without it, e.g. 'ce:0+kd' or 'ce:0+fitnet'"
@@ -80,17 +79,13 @@ def without_labels(method: Method) -> str | None:
     return text if parts and not any("label" in _needs(term) for term in _terms(found)) else None
 
 
-def untaught(method: Method) -> bool:
-    """Its losses never reach the student's answer, only what lies in front of it."""
-    return not method.adapting and all(map(_inside, _terms(method)))
-
-
 def untaught_answers(methods: Sequence[Method]) -> list[str]:
-    """Sentences about methods of which that is true."""
+    """Sentences about methods whose losses never reach the student's answer, only what lies in front of it."""
     return [
-        f"method {method.name}: no loss reaches the student's answer, so nothing trains its classifier and "
-        "what it answers means nothing; its embedding is what it learns (potstill.load(RUN).embed)"
-        for method in filter(untaught, methods)
+        f"method {method.name}: no loss reaches the student's answer, so nothing trains its classifier and what it "
+        "answers means nothing; its embedding is what it learns (potstill.load(RUN).embed)"
+        for method in methods
+        if not method.classifies
     ]
 
 
@@ -102,27 +97,9 @@ def unknown_normalisation(recipe: Recipe) -> list[str]:
     if not recipe.data.unlabelled or recipe.teacher.mean is not None:
         return []
     return [
-        "the teacher's inputs are normalised with the mean and standard deviation of these images; if it was trained on "
-        "others, say theirs with --teacher.mean and --teacher.std"
+        "the teacher's inputs are normalised with the mean and standard deviation of these images; if it was trained "
+        "on others, say theirs with --teacher.mean and --teacher.std"
     ]
-
-
-def reached(method: Method, found: Evaluation) -> str:
-    """What a student came to, in a line: its accuracy, or without labels its agreement with the teacher."""
-    if found.top1 is None and untaught(method):
-        return "its embedding is trained, its classifier is not"
-    return found.says
-
-
-def about(methods: Sequence[Method]) -> dict[str, Any]:
-    """What a summary says of a run on data without labels: what was measured, and whose answers mean nothing."""
-    return {"measure": "agreement", "untaught": [method.name for method in methods if untaught(method)]}
-
-
-def _inside(term: Term) -> bool:
-    """It reads only what lies in front of the student's answer."""
-    left = term.addresses[0]
-    return left is None or left.source != "student" or all(_INNER.fullmatch(tap) for tap in left.taps)
 
 
 def _terms(method: Method) -> Iterator[Term]:

@@ -84,6 +84,11 @@ OFD_OPTIONS = {"batch_norms": ("bn1", "bn2")}
 DETACHED = {"gradcheck": "the weight of a sample carries no gradient, as published; the golden pins the gradient"}
 BATCH_NORMS = {"bn1": nn.BatchNorm2d(4), "bn2": nn.BatchNorm2d(3)}
 
+AS_RELEASED = {
+    "gradcheck": "the kernel's width is a constant to the gradient, as released; the golden pins gradients",
+    "zero_at_match": "the authors' epsilon in their Kullback-Leibler divergence",
+}
+
 NEIGHBOURS = {"permuting_the_batch_permutes_the_units": "only neighbouring rows are compared, as released"}
 
 CASES = [
@@ -123,6 +128,9 @@ CASES = [
     Case("dkd", (5, 3, 2), (5, 3, 2), {"temperature": 1}, units=(5, 3), classes=2),
     Case("dist", (7, 10), (7, 10)),
     Case("dist", (3, 5, 2, 4), (3, 5, 2, 4), {"temperature": 1}),
+    Case("value_distance", (7, 10), (7, 10)),
+    Case("rank_distance", (7, 10), (7, 10)),
+    Case("rank_distance", (7, 10), (7, 10), {"rank": "soft", "softness": 0.5}),
     Case("ls_kd", (7, 10), (7, 10)),
     Case("ls_dkd", (7, 10), (7, 10)),
     Case("wsld", (7, 10), (7, 10), waive=DETACHED),
@@ -136,6 +144,9 @@ CASES = [
     Case("semckd", (4, 2, 4, 4), (4, 2, 2, 2), {"factor": 2, "temperature": 2.0}, waive=BY_BATCH_ORDER),
     Case("afd", ((5, 2, 4, 4), (5, 3, 2, 2), (5, 3, 2, 1)), ((5, 4, 4, 3), (5, 3, 3, 2)), {"width": 4}),
     Case("afd", (5, 2, 4, 4), (5, 3, 4, 4), {"width": 4}),
+    Case("rtk", ((5, 2, 4, 4), (5, 3, 2, 2)), ((5, 4, 4, 3), (5, 3, 3, 2), (5, 2, 2, 2)), {"width": 4}),
+    Case("rtk", (5, 2, 4, 4), ((5, 3, 4, 4), (5, 4, 2, 2)), {"width": 4, "r": 0, "threshold": 1.0}),
+    Case("rtk", ((5, 2, 4, 4), (5, 3, 2, 2)), (5, 3, 4, 4), {"width": 4, "r": 1, "direction": "teacher"}),
     Case("ofd", ((5, 2, 4, 4), (5, 3, 2, 2)), ((5, 4, 4, 4), (5, 3, 4, 2)), OFD_OPTIONS, modules=BATCH_NORMS),
     Case("reviewkd", ((5, 2, 8, 6), (5, 3, 4, 3), (5, 3)), ((5, 3, 4, 6), (5, 2, 4, 3), (5, 4))),
     Case("reviewkd", ((5, 2, 4, 4), (5, 3, 2, 2)), ((5, 3, 4, 4), (5, 2, 2, 2)), {"hidden": 4}),
@@ -150,6 +161,10 @@ CASES = [
     Case("rkd", (6, 3, 2, 2), (6, 4, 2), {"distance_weight": 1, "angle_weight": 0}),
     Case("pkt", (7, 6), (7, 9)),
     Case("pkt", (6, 3, 2, 2), (6, 4, 2), {"eps": 1e-5}),
+    Case("info_flow", ((7, 3, 4, 2), (7, 6)), ((7, 6, 2, 2), (7, 9))),
+    Case("info_flow", (7, 6), (7, 9), {"kernel": "rbf", "divergence": "kagan"}),
+    Case("info_flow", (7, 6), (7, 9), {"kernel": "cauchy", "divergence": "exponential"}),
+    Case("info_flow", (7, 6), (7, 9), {"kernel": "adaptive_rbf", "divergence": "kl"}, waive=AS_RELEASED),
     Case("pkt_supervised", (7, 6), None, classes=3),
     Case("nst", ((5, 3, 4, 4), (5, 2, 3, 2)), ((5, 6, 2, 4), (5, 4, 5, 2))),
     Case("nst", (5, 9, 2, 2), (5, 8, 2, 2)),
@@ -161,6 +176,7 @@ CASES = [
     Case("ft_paraphraser", None, (5, 4, 3, 2)),
     Case("itrd", (7, 6), (7, 9)),
     Case("itrd", (7, 6), (7, 6), {"alpha": 1.01, "lambda_mutual": 1.0}),
+    Case("several_kd", (6, 10), (6, 3, 10)),
     Case("kdsvd", ((5, 6, 4, 4), (5, 9, 3, 2)), ((5, 6, 2, 4), (5, 9, 5, 2))),
     Case("kdsvd", ((5, 4, 3, 2), (5, 3, 4, 4)), ((5, 4, 3, 2), (5, 3, 4, 4)), {"k": 2}),
 ]

@@ -66,6 +66,12 @@ class Data:
     """own: every seed of a comparison sees the images in an order, and with an augmentation, of its own. shared: all
     students see the same batches and train side by side, for one forward of the teacher; seeds then differ in initial
     weights and random draws only, and the table says so."""
+    subset: int | None = None
+    """Students learn from this many of the training images, drawn at random by data_seed; a teacher that is trained in
+    the run has all of them. With teacher.budget, as many as that where left out."""
+    watched: float | None = None
+    """This part of the students' images is set aside, and watched by fit.schedule plateau (`watched_top1`). Results are
+    on the validation images all the same."""
     stream: Literal["auto", "always", "never"] = "auto"
     """Decode images while training, instead of once into memory. auto does so for resized-crop-flip, and for data of
     more than 4 GiB of pixels."""
@@ -80,8 +86,12 @@ class Data:
             raise ValueError(f"data.workers must not be negative, got {self.workers}")
         if self.augment == RESIZED and self.stream == "never":
             raise ValueError(f"data.augment {RESIZED} reads the files at every step: data.stream cannot be never")
-        if self.held_out is not None and not 0 < self.held_out < 1:
-            raise ValueError(f"data.held_out must lie between 0 and 1, got {self.held_out}")
+        for name in ("held_out", "watched"):
+            part = getattr(self, name)
+            if part is not None and not 0 < part < 1:
+                raise ValueError(f"data.{name} must lie between 0 and 1, got {part}")
+        if self.subset is not None and self.subset < 1:
+            raise ValueError(f"data.subset must be at least 1, got {self.subset}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ class Cell:
     folder: str  # relative to the run's folder
     teacher_free: bool = False
     peak_mib: float | None = None  # see usage.Peak
+    classifies: bool = True  # False: nothing trained its classifier, so its accuracy says nothing
 
     @property
     def accuracy(self) -> float:
@@ -52,8 +53,9 @@ def summarise(
 
     A row gives mean, sample standard deviation (null for one seed) and every seed's value, in order of the
     seeds; `difference` is null for the baseline, for a method without a seed in common with it, and where no
-    baseline ran; `difference_kd` is the same against plain KD. Without labels every accuracy is null, and so are
-    differences; agreement is what there is. Keywords beyond the named ones are copied to the top
+    baseline ran; `difference_kd` is the same against plain KD. Of a method whose students learn no classifier
+    (`classifies`) accuracies, agreement and differences are null; of data without labels accuracies and differences
+    are, and agreement is the result. Keywords beyond the named ones are copied to the top
     level.
 
     Raises ValueError for no cells, a method and seed given twice, a percentage outside 0 to 100, a method
@@ -99,8 +101,9 @@ def summarise(
 
 
 def _row(group: Sequence[Cell], control: Sequence[Cell], kd: Sequence[Cell]) -> dict[str, Any]:
+    classifies = group[0].classifies
     top1, best, agreement = (
-        [None if value is None else float(value) for value in values]
+        [float(value) if classifies and value is not None else None for value in values]
         for values in zip(*((cell.top1, cell.best_top1, cell.agreement) for cell in group), strict=True)
     )
     known = [value for value in agreement if value is not None]
@@ -110,6 +113,7 @@ def _row(group: Sequence[Cell], control: Sequence[Cell], kd: Sequence[Cell]) -> 
         "method": group[0].method,
         "expansion": group[0].expansion,
         "teacher_free": group[0].teacher_free,
+        "classifies": classifies,
         "top1_mean": mean,
         "top1_std": std,
         "n": len(group),
@@ -134,8 +138,12 @@ def _mean_std(values: Sequence[float | None]) -> tuple[float | None, float | Non
 
 
 def _difference(group: Sequence[Cell], control: Sequence[Cell]) -> dict[str, Any] | None:
-    theirs = {cell.seed: cell.top1 for cell in control if cell.top1 is not None}
-    pairs = [(cell.top1, theirs[cell.seed]) for cell in group if cell.seed in theirs and cell.top1 is not None]
+    theirs = {cell.seed: cell.top1 for cell in control if cell.classifies and cell.top1 is not None}
+    pairs = [
+        (cell.top1, theirs[cell.seed])
+        for cell in group
+        if cell.seed in theirs and cell.classifies and cell.top1 is not None
+    ]
     if not pairs:
         return None
     found = paired_difference([pair[0] for pair in pairs], [pair[1] for pair in pairs])
@@ -162,7 +170,7 @@ def _check_group(method: str, group: Sequence[Cell]) -> None:
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if twice:
         raise ValueError(f"{method!r}: seed {twice[0]} is given more than once")
-    for name in ("expansion", "parameters", "teacher_free"):
+    for name in ("expansion", "parameters", "teacher_free", "classifies"):
         values = {getattr(cell, name) for cell in group}
         if len(values) > 1:
             shown = ", ".join(sorted(str(value) for value in values))

@@ -14,21 +14,25 @@ from torch import nn
 from potstill.errors import did_you_mean
 from potstill.models.checkpoints import load_weights
 from potstill.models.cnn import small_cnn
+from potstill.models.cnn1 import cnn1, cnn1_a
 from potstill.models.foreign import LIBRARIES, Logits, brings_weights, library_of
 from potstill.models.foreign import build as _build_foreign
 from potstill.models.foreign import check as _check_foreign
 from potstill.models.mobilenetv2 import mobilenetv2
+from potstill.models.plane import plane2, plane4, plane6, plane8, plane10
 from potstill.models.resnet import (
     resnet8,
     resnet8x4,
     resnet14,
     resnet20,
+    resnet26,
     resnet32,
     resnet32x4,
     resnet44,
     resnet56,
     resnet110,
 )
+from potstill.models.resnet18_cifar import preact_resnet18_cifar, resnet18_cifar
 from potstill.models.resnet50 import resnet50
 from potstill.models.resnet_imagenet import resnet18_imagenet, resnet34_imagenet, resnet50_imagenet
 from potstill.models.shufflenetv1 import shufflev1
@@ -41,14 +45,24 @@ __all__ = [
     "brings_weights",
     "build",
     "check_name",
+    "cnn1",
+    "cnn1_a",
     "described",
     "load_weights",
     "mobilenetv2",
+    "plane2",
+    "plane4",
+    "plane6",
+    "plane8",
+    "plane10",
+    "preact_resnet18_cifar",
     "resnet8",
     "resnet8x4",
     "resnet14",
+    "resnet18_cifar",
     "resnet18_imagenet",
     "resnet20",
+    "resnet26",
     "resnet32",
     "resnet32x4",
     "resnet34_imagenet",
@@ -75,6 +89,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet8": resnet8,
     "resnet14": resnet14,
     "resnet20": resnet20,
+    "resnet26": resnet26,
     "resnet32": resnet32,
     "resnet44": resnet44,
     "resnet56": resnet56,
@@ -90,7 +105,16 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg13": vgg13,
     "vgg16": vgg16,
     "vgg19": vgg19,
+    "plane2": plane2,
+    "plane4": plane4,
+    "plane6": plane6,
+    "plane8": plane8,
+    "plane10": plane10,
     "ResNet50": resnet50,
+    "resnet18_cifar": resnet18_cifar,
+    "preact_resnet18_cifar": preact_resnet18_cifar,
+    "cnn1": cnn1,
+    "cnn1_a": cnn1_a,
     "resnet18_imagenet": resnet18_imagenet,
     "resnet34_imagenet": resnet34_imagenet,
     "resnet50_imagenet": resnet50_imagenet,

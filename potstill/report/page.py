@@ -123,8 +123,8 @@ def read_curves(run: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 def read_answers(run: Path, summary: dict[str, Any]) -> answers.Seen | None:
     """Where the networks' answers on the validation data lie; None for a run that kept none."""
-    folders = {row["method"]: [_inside(run, folder) for folder in row["folders"]] for row in summary["rows"]}
-    return answers.read(run, folders)
+    rows = [row for row in summary["rows"] if tables.trained_classifier(row)]
+    return answers.read(run, {row["method"]: [_inside(run, folder) for folder in row["folders"]] for row in rows})
 
 
 def _write(path: Path, content: bytes) -> Path:
@@ -147,11 +147,6 @@ def _vega() -> str:
 
 def charts(summary: dict[str, Any], records: list[dict[str, Any]]) -> list[tuple[str, str, figures.Chart]]:
     """Key, title and chart of what is known of accuracy and agreement."""
-    # An agreement of chance, where nothing taught the classifier, is no result.
-    untaught = summary.get("untaught", ())
-    records = [record for record in records if record["method"] not in untaught]
-    hidden = [{**row, "agreement": []} if row["method"] in untaught else row for row in summary["rows"]]
-    summary = {**summary, "rows": hidden}
     made = [
         ("accuracy", "Accuracy of every seed", figures.final_accuracy(summary)),
         ("curves", "Accuracy over epochs", figures.accuracy_curves(summary, records)),

@@ -144,7 +144,6 @@ def _without_labels(summary: dict[str, Any]) -> list[Note]:
             "CKA: of the first seed's embeddings and the teacher's; 1 where they agree up to rotation and scale.", "cka"
         ),
         *_of_training(summary),
-        *(Note(f"{note}.") for note in summary.get("notes", ()) if note.startswith("method ")),
     ]
 
 
@@ -154,6 +153,10 @@ def _of_training(summary: dict[str, Any]) -> list[Note]:
         notes.append(Note(SHARED_ORDER))
         text = "seconds: a student's share of the time of those that trained side by side."
         notes.append(Note(text, "seconds"))
+    if none := [row["method"] for row in summary["rows"] if not trained_classifier(row)]:
+        what = "agreement" if _unlabelled(summary) else "top-1"
+        text = f"No {what}, as features are learnt and no classifier: {', '.join(none)}. What they are worth says "
+        notes.append(Note(text + "potstill evaluate RUN --suite retrieval."))
     return notes
 
 
@@ -173,7 +176,7 @@ def _without_accuracy(row: dict[str, Any], summary: dict[str, Any]) -> Row:
     cells = {
         "method": Cell(row["method"]),
         "n": number(row["n"], 0),
-        "agreement": EMPTY if row["method"] in summary["untaught"] else spread(*mean_std(row["agreement"])),
+        "agreement": spread(*mean_std(row["agreement"])) if trained_classifier(row) else EMPTY,
         "cka": number(_cka(summary, row), 3),
         **_cost(row),
     }
@@ -198,8 +201,8 @@ def _method(row: dict[str, Any], marks: Marks) -> Row:
     verdict = found.get("verdict", "")
     cells = {
         "method": Cell(row["method"]),
-        "top1": spread(row["top1_mean"], row["top1_std"]),
-        "best": spread(*mean_std(row["best_top1"])),
+        "top1": accuracy(row),
+        "best": spread(*mean_std(row["best_top1"])) if trained_classifier(row) else EMPTY,
         "n": number(row["n"], 0),
         "published": marks.cell(row.get("published")),
         "difference": difference(row["difference"]),
@@ -212,6 +215,16 @@ def _method(row: dict[str, Any], marks: Marks) -> Row:
     return Row(cells, row["method"])
 
 
+def trained_classifier(row: dict[str, Any]) -> bool:
+    """Whether the accuracies of a method mean anything: its students' classifiers were trained."""
+    return row.get("classifies", True)
+
+
+def accuracy(row: dict[str, Any], **kw: Any) -> Cell:
+    """A row's top-1; nothing where no classifier was trained."""
+    return spread(row["top1_mean"], row["top1_std"], **kw) if trained_classifier(row) else EMPTY
+
+
 def difference(found: dict[str, Any] | None) -> Cell:
     """A row's difference with its interval, in the tone of its verdict."""
     return EMPTY if found is None else interval(found["mean"], found["low"], found["high"], tone=found["verdict"])
@@ -220,14 +233,17 @@ def difference(found: dict[str, Any] | None) -> Cell:
 def _likeness(row: dict[str, Any], summary: dict[str, Any]) -> str:
     cka = _cka(summary, row)
     alike = "" if cka is None else f"; CKA of its embeddings and the teacher's {cka:.3f}"
-    if row["method"] in summary["untaught"]:
-        return f"learned embeddings alone, its classifier nothing{alike}"
+    if not trained_classifier(row):
+        return f"features of {seeds(row['n'])} without a trained classifier{alike}"
     reached = spread(*mean_std(row["agreement"]), digits=1).text
     return f"gives the teacher's answer to {reached} % of the validation images, over {seeds(row['n'])}{alike}"
 
 
 def _sentence(row: dict[str, Any], baseline: str) -> dict[str, str]:
     found = row["difference"]
+    if not trained_classifier(row):
+        text = f"features of {seeds(row['n'])} without a trained classifier: no top-1 to compare with {baseline}"
+        return {"method": row["method"], "verdict": "alone", "text": text}
     counted = seeds(row["n"] if found is None else found["n"])
     over = "the lone student" if baseline == "student" else baseline
     if found is None:

@@ -3,16 +3,48 @@
 from __future__ import annotations
 
 from potstill.scheme import Scheme
+from potstill.schemes.black_box import BlackBox
+from potstill.schemes.ces_kd import CESKD
+from potstill.schemes.ckd import CKD
+from potstill.schemes.dgkd import DGKD
 from potstill.schemes.dml import DML
 from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
+from potstill.schemes.hkd import HKD
+from potstill.schemes.mixed_kd import CutMixKD, MixupKD
+from potstill.schemes.r2kd import R2KD
+from potstill.schemes.takd import TAKD
 from potstill.schemes.teachers import Teachers
 
 SCHEMES: dict[str, type[Scheme]] = {
+    "ces_kd": CESKD,
+    "dgkd": DGKD,
+    "black_box": BlackBox,
+    "ckd": CKD,
+    "cutmix_kd": CutMixKD,
     "dml": DML,
     "dual": Dual,
     "ema": EMA,
+    "hkd": HKD,
+    "mixup_kd": MixupKD,
+    "r2kd": R2KD,
+    "takd": TAKD,
     "teachers": Teachers,
 }
 
-__all__ = ["DML", "EMA", "SCHEMES", "Dual", "Teachers"]
+__all__ = [
+    "CESKD",
+    "CKD",
+    "DGKD",
+    "DML",
+    "EMA",
+    "HKD",
+    "R2KD",
+    "SCHEMES",
+    "TAKD",
+    "BlackBox",
+    "CutMixKD",
+    "Dual",
+    "MixupKD",
+    "Teachers",
+]

@@ -26,7 +26,8 @@ def test_every_image_below_the_root_is_taken(holidays):
     assert (len(train), len(valid)) == (9, 3)
     colours = torch.cat([train.images, valid.images])[:, 0].float().flatten(1).mean(1)
     assert torch.allclose(colours.sort().values, 20.0 * torch.arange(12), atol=11)
-    assert not train.labelled and train.classes == valid.classes == ()
+    assert not train.labelled
+    assert train.classes == valid.classes == ()
     assert any("1 file(s) that are not images" in note for note in train.notes)
     assert any("3 of 12 training images were set aside (valid_fraction" in note for note in train.notes)
 
@@ -74,7 +75,8 @@ def test_the_same_folder_with_labels_is_other_data(photos):
     labelled, _ = load(Data(root=photos, size=16), quiet=True)
     plain, _ = load(Data(root=photos, size=16, unlabelled=True), quiet=True)
     again, _ = load(Data(root=photos, size=16), quiet=True)
-    assert labelled.classes == again.classes == ("apple", "sky") and plain.classes == ()
+    assert labelled.classes == again.classes == ("apple", "sky")
+    assert plain.classes == ()
     assert labelled.digest == again.digest != plain.digest
     assert Preprocess.of(plain).mean is not None
 
@@ -102,8 +104,8 @@ def test_refusals_say_what_is_there(tmp_path, make, message):
 
 
 def test_a_root_is_needed_and_is_a_folder(tmp_path):
-    with pytest.raises(ValueError, match="name it with --data.root FOLDER"):
+    with pytest.raises(ValueError, match=r"name it with --data.root FOLDER"):
         load(Data(unlabelled=True), quiet=True)
     (tmp_path / "set.csv").write_text("path\na.png\n")
-    with pytest.raises(ValueError, match="is a file; data.unlabelled takes a folder"):
+    with pytest.raises(ValueError, match=r"is a file; data.unlabelled takes a folder"):
         load(Data(root=tmp_path / "set.csv", unlabelled=True), quiet=True)

@@ -75,7 +75,7 @@ def findable(data: Any, device: torch.device) -> Split | Pair:
         return Pair(*(part.to(device).contiguous() for part in found.tensors))
     raise ValueError(
         f"cache: a {type(data).__name__} orders or changes its samples in a way of its own, so what the teacher said "
-        "of one cannot be found again; give a tensor of inputs or a pair (inputs, labels), potstill.Images or a "
+        "of one cannot be found again; give a pair of tensors (inputs, labels) or one of inputs, potstill.Images or a "
         "potstill Stream (potstill.data.load reads folders and files), or leave out cache"
     )
 

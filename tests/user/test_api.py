@@ -315,7 +315,7 @@ def test_data_that_is_none(teacher, student):
     no("fewer than one batch of 64", data=(x, y), fit=Fit(epochs=1))
     no("has no length", data=iter([(x, y)]))
     no("is empty", data=Pairs())
-    no("a Tensor", "expected (input, label)", data=Pairs(x))
+    no("'ce' needs labels", "write 'ce:0+icd:1+kd:1'", data=Pairs(x))
     no("list of 4", data=Pairs([x, y, y, y]))
     no("keys 'image', 'label'", data=Pairs({"image": x, "label": y}))
     no("dtype torch.float32", "class number", data=Pairs((x, y.float())))

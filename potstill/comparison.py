@@ -109,6 +109,8 @@ class Comparison:
         taught = "checkpoint" not in self.card
         found = examine(live, Classify(), examples.held, classes, self.options.talk, own, taught)
         self.card["top1"], self.answers = found.top1, found.predictions
+        if (tail := self.setting.tail_top1(found.predictions)) is not None:
+            self.card["tail_top1"] = tail
         if self.setting.cached is not None:
             self.teacher, self.card["cache"] = self.setting.cached, str(spec.cache)
         if self.setting.recipe.assistants:
@@ -216,6 +218,7 @@ class Comparison:
             folder=str(folder.relative_to(self.options.out)),
             teacher_free=not method.needs_teacher,
             peak_mib=peak,
+            tail_top1=self.setting.tail_top1(found.predictions),
         )
         if rank() == 0:
             if seed == self.options.seed and self.answers is not None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from potstill.cache import PROBE_ROWS, read_about
 from potstill.cached import Cached
 from potstill.cell import Examples, adapted, assemble, choose_precision, source
 from potstill.data import Preprocess, Split, batches, first, training
+from potstill.data.degrade import tail_accuracy
 from potstill.hashing import hash_int
 from potstill.methods import Method
 from potstill.models import build, described, load_weights
@@ -45,6 +46,12 @@ class Setting:
     def notes(self) -> list[str]:
         """What a user should know of how the data was read."""
         return list(dict.fromkeys(self.train.notes + self.valid.notes))
+
+    def tail_top1(self, predictions: Tensor) -> float | None:
+        """Accuracy on the rarest classes of the training data, where that has a long tail."""
+        if self.recipe.data.imbalance == 1:
+            return None
+        return tail_accuracy(predictions, self.valid.labels.to(predictions.device), len(self.train.classes))
 
     def network(self, spec: Network, role: str, seed: int) -> nn.Module:
         """A network of the recipe, initialised as a function of (seed, role), with its checkpoint if it has one."""

@@ -29,6 +29,7 @@ class Cell:
     folder: str  # relative to the run's folder
     teacher_free: bool = False
     peak_mib: float | None = None  # see usage.Peak
+    tail_top1: float | None = None  # where the training data has a tail: data.imbalance
 
 
 def summarise(
@@ -96,6 +97,8 @@ def _row(group: Sequence[Cell], control: Sequence[Cell], kd: Sequence[Cell]) -> 
     agreement = [None if cell.agreement is None else float(cell.agreement) for cell in group]
     known = [value for value in agreement if value is not None]
     peaks = [cell.peak_mib for cell in group if cell.peak_mib is not None]
+    tail = [cell.tail_top1 for cell in group]
+    rare = {"tail_top1": tail} if any(value is not None for value in tail) else {}
     mean, std = mean_std(top1)
     return {
         "method": group[0].method,
@@ -108,6 +111,7 @@ def _row(group: Sequence[Cell], control: Sequence[Cell], kd: Sequence[Cell]) -> 
         "seeds": [cell.seed for cell in group],
         "best_mean": mean_std(best)[0],
         "best_top1": best,
+        **rare,
         "agreement_mean": mean_std(known)[0] if known else None,
         "agreement": agreement,
         "difference": _difference(group, control),
@@ -130,9 +134,9 @@ def _difference(group: Sequence[Cell], control: Sequence[Cell]) -> dict[str, Any
 
 def _check(cell: Cell) -> None:
     where = f"{cell.method!r} seed {cell.seed}"
-    for name in ("top1", "best_top1", "agreement"):
+    for name in ("top1", "best_top1", "agreement", "tail_top1"):
         value = getattr(cell, name)
-        if value is None and name == "agreement":
+        if value is None and name in ("agreement", "tail_top1"):
             continue
         if value is None or not 0 <= value <= 100:  # NaN fails the comparison
             raise ValueError(f"{where}: {name} is {value}; expected a percentage from 0 to 100")

@@ -76,9 +76,10 @@ def flipped(labels: Int64[Tensor, " N"], classes: int, rate: float, seed: int = 
 def long_tail(labels: np.ndarray, classes: tuple[str, ...], ratio: float, seed: int = 0) -> np.ndarray:
     r"""Rows to keep, in order, so that class c of C has $n_c = \lfloor n_0 \rho^{-c/(C-1)} \rfloor$ images.
 
-    The first class is the largest. Of the $N_c$ images of each class, $n_0 = \lfloor \min_c N_c \rho^{c/(C-1)} \rfloor$:
-    all of the first where classes are of one size, fewer where a later class would not have enough. The formula and the rounding are those of Cui et al., *Class-Balanced Loss Based on
-    Effective Number of Samples*, CVPR 2019, arXiv:1901.05555.
+    The first class is the largest. Of $N_c$ images each, $n_0 = \lfloor \min_c N_c \rho^{c/(C-1)} \rfloor$:
+    all of the first class where classes are of one size, fewer where a later one would not have enough. Formula and
+    rounding are those of Cui et al., *Class-Balanced Loss Based on Effective Number of Samples*, CVPR 2019,
+    arXiv:1901.05555.
 
     Raises:
         ValueError: a class would be left without an image.

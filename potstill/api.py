@@ -115,7 +115,7 @@ def distill(
         values = {"recipe": {**names, "method": plan.expansion, "fit": asdict(fit), "seed": seed}}
         claimed = runs.claim(folder, {**values, "environment": runs.environment()}, resume)
     with claimed:
-        if plan.adapting:  # the network around the student answers in the classes of the data
+        if plan.adapts:  # the network around the student answers in the classes of the data
             student = _adapted(student, teacher, plan, examples, student_preprocess, teacher_preprocess, seed)
             if student_preprocess is not None:
                 student_preprocess = replace(student_preprocess, label_map=None)

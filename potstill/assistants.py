@@ -35,7 +35,7 @@ def check_assistants(assistants: Sequence[Assistant]) -> None:
                 f"assistant {one.name!r}: its teacher {one.teacher!r} is not trained before it; "
                 + did_you_mean(one.teacher, known)
             )
-        if (method := parse(one.method)).adapting:
+        if (method := parse(one.method)).adapts:
             raise ValueError(f"assistant {one.name!r}: {method.name} makes another network of it; take another method")
         known.append(one.name)
 

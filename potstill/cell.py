@@ -171,17 +171,27 @@ def adapted(
     *,
     seed: int = 0,
     preprocess: Preprocess | None = None,
+    fresh: Callable[[str], nn.Module] | None = None,
 ) -> nn.Module:
-    """The network that a method trains: the student, or what an objective of it builds around the student."""
+    """The network that a method trains: the student, or what its scheme or an objective builds around the student.
+
+    `fresh` as for `assemble`.
+    """
 
     def listen(source: Source, taps: Sequence[str]) -> Outputs:
         with untouched(source.module) if source.module is not None else nullcontext(), torch.no_grad():
             return source(Classify(), examples.probe, MAIN, taps)
 
+    makers = [term.label for term in method.adapting]
+    if method.scheme is not None and method.scheme.adapts:
+        guided = source(student, examples.probe, trained=True, preprocess=preprocess, precision=Precision())
+        anew = fresh or (lambda name: started_anew(guided.module, seed, name))
+        student = method.scheme.adapt(guided, examples.probe, anew, seed)
+        makers.insert(0, type(method.scheme).__name__.lower())
+    if len(makers) > 1:
+        raise ValueError(f"{' and '.join(makers)} each make another network of the student")
     if teacher is None:
         return student
-    if len(method.adapting) > 1:
-        raise ValueError(f"{' and '.join(t.label for t in method.adapting)} each make another network of the student")
     for term in method.adapting:
         if isinstance(term.objective, Objective):
             raise ValueError(f"term {term.label!r}: give the class or a Spec; it is built with the student's network")

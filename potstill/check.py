@@ -244,8 +244,8 @@ def _networks(setting: Setting, methods: list[Method], seed: int) -> list[dict[s
     teacher = setting.teacher(setting.network(recipe.teacher, "teacher", seed))
     found: list[tuple[str, str, Live]] = [("teacher", recipe.teacher.name, teacher)]
     plain = parse(LONE_STUDENT)
-    for method in (plain, *(method for method in methods if method.adapting)):
-        module = setting.student(method, seed, teacher if method.adapting else None)
+    for method in (plain, *(method for method in methods if method.adapts)):
+        module = setting.student(method, seed, teacher if method.adapts else None)
         role = "student" if method is plain else f"student of {method.name}"
         live = Live(module, trained=True, preprocess=setting.preprocess(recipe.student, method))
         found.append((role, recipe.student.name, live))

@@ -109,8 +109,7 @@ class Comparison:
         taught = "checkpoint" not in self.card
         found = examine(live, Classify(), examples.held, classes, self.options.talk, own, taught)
         self.card["top1"], self.answers = found.top1, found.predictions
-        if (tail := self.setting.tail_top1(found.predictions)) is not None:
-            self.card["tail_top1"] = tail
+        self.card["tail_top1"] = self.setting.tail_top1(found.predictions)
         if self.setting.cached is not None:
             self.teacher, self.card["cache"] = self.setting.cached, str(spec.cache)
         if self.setting.recipe.assistants:

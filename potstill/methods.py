@@ -78,6 +78,11 @@ class Method:
         return tuple(term for term in self.terms if term.kind.adapt.__func__ is not own)
 
     @property
+    def adapts(self) -> bool:
+        """The student that it trains is another network at inference too."""
+        return bool(self.adapting) or (self.scheme is not None and self.scheme.adapts)
+
+    @property
     def needs_teacher(self) -> bool:
         if self.scheme is not None and self.scheme.needs_teacher:
             return True

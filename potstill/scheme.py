@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from torch import nn
+
 from potstill.sources import Network
 from potstill.tasks.classify import Classify
-from potstill.types import Source, Task
+from potstill.types import Batch, Source, Task
 
 if TYPE_CHECKING:
     from potstill.callbacks import Callback
@@ -67,6 +69,15 @@ class Scheme:
     """Neither code nor equations are public: what it does is our reading."""
     needs_teacher: ClassVar[bool] = True
     """It listens to the recipe's teacher, whether or not a term names it."""
+
+    @property
+    def adapts(self) -> bool:
+        """The student is another network at inference too: the one that `adapt` makes."""
+        return False
+
+    def adapt(self, student: Network, batch: Batch, peer: Callable[[str], nn.Module], seed: int) -> nn.Module:
+        """That network, around the student's. `peer(name)` is a network like the student, `batch` a probe."""
+        raise NotImplementedError
 
     def terms(self) -> tuple[Term, ...]:
         """Its losses, label term included."""

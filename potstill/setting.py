@@ -67,7 +67,7 @@ class Setting:
         spec = self.recipe.student
         module = self.network(spec, "student", seed)
         examples, preprocess = self.examples(self.recipe.fit, seed), self.preprocess(spec)
-        return adapted(module, teacher, method, examples, seed=seed, preprocess=preprocess)
+        return adapted(module, teacher, method, examples, seed=seed, preprocess=preprocess, fresh=self.fresh(seed))
 
     def architecture(self, spec: Network) -> dict[str, Any]:
         """What `potstill.models.build` needs."""
@@ -86,7 +86,7 @@ class Setting:
         """
         if (spec.mean is None) != (spec.std is None):
             raise ValueError(f"network {spec.name!r}: give both mean and std, or neither")
-        mapped = None if method is not None and method.adapting else spec.label_map
+        mapped = None if method is not None and method.adapts else spec.label_map
         if spec.mean is not None:
             return Preprocess(spec.mean, spec.std, spec.size, mapped)
         return replace(Preprocess.of(self.train), size=spec.size, label_map=mapped)

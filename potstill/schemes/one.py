@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
+from torch import nn
 
-from potstill.branches import Branches, ends_of
+from potstill.branches import Branches, Ends, Ensemble, ends_of
 from potstill.hashing import hash_int
 from potstill.objectives import KD, CrossEntropy
 from potstill.schedules import SigmoidWarmUp
 from potstill.scheme import Scene, Scheme
+from potstill.sources import Network
 from potstill.terms import Spec, Term
-from potstill.types import Source
+from potstill.types import Batch, Source
 
 SOURCE = "ensemble"
 
@@ -28,7 +31,8 @@ class ONE(Scheme):
 
     All before the student's last stage is shared; every further branch has a last stage and a classifier of its own.
     The gate g is a linear layer on the averaged shared map, batch norm, ReLU and softmax. The student itself is the
-    first branch: it is what is evaluated and exported, and nothing of the others stays in it. w grows as
+    first branch: it is what is evaluated and exported, and nothing of the others stays in it; with `ensemble` it is the
+    whole that answers, is evaluated and exported (the paper's ONE-E), with the same training. w grows as
     $\exp(-5 (1 - f / s)^2)$ over the first share s of the run, f being the part of it that is done.
 
     Shapes: logits `[B, K]` of each branch (taps `branch1`, `branch2` … of the source `ensemble`, whose output is
@@ -51,6 +55,7 @@ class ONE(Scheme):
     temperature: float = 3.0
     weight: float = 1.0
     ramp: float = round(80 / 300, 4)
+    ensemble: bool = False
     paper: ClassVar[str] = (
         "Lan, Zhu, Gong: Knowledge Distillation by On-the-Fly Native Ensemble. NeurIPS 2018. arXiv:1806.04606"
     )
@@ -67,20 +72,28 @@ class ONE(Scheme):
 
     def terms(self) -> tuple[Term, ...]:
         formula, growing = Spec.of(KD, temperature=self.temperature), SigmoidWarmUp(self.ramp, self.weight)
-        found = []
+        source, found = "student" if self.ensemble else SOURCE, []
         for number in range(1, self.branches + 1):
-            mark, branch = "" if number == 1 else f"_branch{number}", f"{SOURCE}:branch{number}"
+            mark, branch = "" if number == 1 else f"_branch{number}", f"{source}:branch{number}"
             found.append(Term(CrossEntropy, branch, None, name=f"ce{mark}"))
-            found.append(Term(formula, branch, f"{SOURCE}:output", weight=growing, name=f"kd{mark}"))
-        return (*found, Term(CrossEntropy, f"{SOURCE}:output", None, name="ce_ensemble"))
+            found.append(Term(formula, branch, f"{source}:output", weight=growing, name=f"kd{mark}"))
+        return (*found, Term(CrossEntropy, f"{source}:output", None, name="ce_ensemble"))
+
+    @property
+    def adapts(self) -> bool:
+        return self.ensemble
+
+    def adapt(self, student: Network, batch: Batch, peer: Callable[[str], nn.Module], seed: int) -> nn.Module:
+        return Ensemble(student.module, self._ends(student, batch, peer, seed))
 
     def sources(self, scene: Scene) -> Mapping[str, Source]:
-        student = scene.student
+        if self.ensemble:
+            return {}
+        student, batch = scene.student, scene.examples.probe
+        return {SOURCE: Branches(student, self._ends(student, batch, lambda name: scene.peer(name).module, scene.seed))}
 
-        def branch(number: int):
-            return lambda: scene.peer(f"branch{number}").module
-
+    def _ends(self, student: Network, batch: Batch, peer: Callable[[str], nn.Module], seed: int) -> Ends:
+        others = [partial(peer, f"branch{number}") for number in range(2, self.branches + 1)]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash_int(scene.seed, "one", "gate"))
-            ends = ends_of(student, scene.examples.probe, [branch(n) for n in range(2, self.branches + 1)])
-        return {SOURCE: Branches(student, ends)}
+            torch.manual_seed(hash_int(seed, "one", "gate"))
+            return ends_of(student, batch, others)

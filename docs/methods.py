@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from potstill.methods import LONE_STUDENT, SIZED, WARM_UP
+from potstill.methods import LONE_STUDENT, SIZED, WARM_UP, describe
 from potstill.methods_index import MATCHES, MIB, Entry, Paper, entries
 from potstill.objectives import OBJECTIVES
 from potstill.pairs import FIRST, SAMPLES, Added, tried
+from potstill.scheme import Scheme
 from potstill.types import Objective
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,7 @@ def index(found: list[Entry], added: tuple[Added, ...]) -> str:
     lines += ["classes. Which methods apply to two other networks, and what they add to them, is told by", "", "```"]
     lines += ["potstill list methods --for resnet32x4 ShuffleV1", "```"]
     for kind, meaning in (MATCHES | {"": "Not yet declared."}).items():
-        of_kind = [(e, a) for e, a in zip(found, added, strict=True) if e.own.kind.matches == kind]
+        of_kind = [(e, a) for e, a in zip(found, added, strict=True) if e.kind.matches == kind]
         if not of_kind:
             continue
         lines += ["", f"## {kind.capitalize() or 'Others'}", "", meaning, ""]
@@ -61,16 +62,23 @@ def index(found: list[Entry], added: tuple[Added, ...]) -> str:
         for entry, new in of_kind:
             paper = entry.paper
             year, title = (paper.year, paper.title) if paper else ("", "the labels alone")
-            lines += [
-                f"| [{entry.name}]({entry.name}.md) | {year} | {title} | `{entry.method.expansion}` | "
-                f"{len(entry.method.stages)} | {new.parameters:,} |"
-            ]
+            stands_for = entry.method.name if entry.method.scheme else entry.method.expansion
+            trained = f"{new.parameters:,}" if new.applies else "–"
+            cells = (
+                f"[{entry.name}]({entry.name}.md)",
+                year,
+                title,
+                f"`{stands_for}`",
+                len(entry.method.stages),
+                trained,
+            )
+            lines += [f"| {' | '.join(map(str, cells))} |"]
     return "\n".join(lines) + "\n"
 
 
 def page(entry: Entry, added: Added, owned: dict[str, str]) -> str:
     """One method: what it is, what it costs, how to run it."""
-    kind = entry.own.kind
+    kind = entry.kind
     lines = [NOTE, "", f"# {_title(entry)}", ""]
     if entry.paper:
         lines += [cited(entry.paper) + (f" {NAMED[entry.name]}" if entry.name in NAMED else ""), ""]
@@ -82,7 +90,7 @@ def page(entry: Entry, added: Added, owned: dict[str, str]) -> str:
         if issubclass(parent, Objective):
             lines += described(parent, f"What it is built on: {parent.__name__}")
     for name, part in parts(entry).items():
-        lines += described(part, f"An earlier stage: {name}")
+        lines += described(part, f"A part of it: {name}")
     lines += how_to_run(entry, kind)
     lines += pinned([golden for golden, name in owned.items() if name == entry.name])
     lines += ["", f"Source: [{_source(kind)}](../../{_source(kind)}) · [all methods]({INDEX})"]
@@ -90,8 +98,8 @@ def page(entry: Entry, added: Added, owned: dict[str, str]) -> str:
 
 
 def parts(entry: Entry) -> dict[str, type[Objective]]:
-    """Objectives of earlier stages that are no method by themselves, by the name that they have there."""
-    terms = [term for stage in entry.method.stages[:-1] for term in stage.terms]
+    """Objectives that are no method by themselves, by the name that they have in this one."""
+    terms = [term for stage in entry.method.stages for term in stage.terms]
     return {term.label: term.kind for term in terms if term.kind.part_of}
 
 
@@ -104,28 +112,50 @@ def cited(paper: Paper) -> str:
 
 def facts(entry: Entry, added: Added) -> Iterator[str]:
     """The table under the title."""
+    yield from ("| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows(entry, added)), "")
+
+
+def rows(entry: Entry, added: Added) -> Iterator[tuple[str, str]]:
+    """Its lines."""
+    if entry.method.scheme is None:
+        yield from objective_rows(entry)
+    else:
+        yield from scheme_rows(entry, entry.method.scheme)
+    pair = f"{FIRST.teacher} and {FIRST.student}, {FIRST.classes} classes"
+    trained = f"{added.parameters:,} parameters" if added.parameters else "nothing"
+    yield "trains", f"{trained} beside the student ({pair})" if added.applies else added.reason
+    if added.buffers >= MIB:
+        yield "keeps", f"{added.buffers / MIB:.1f} MiB for {SAMPLES:,} training samples"
+
+
+def scheme_rows(entry: Entry, scheme: Scheme) -> Iterator[tuple[str, str]]:
+    """Of a method that brings more than terms."""
+    if scheme.reconstruction:
+        yield "reconstruction", "neither code nor equations are public: what is here is our reading"
+    yield "stands for", f"`{entry.method.expansion}`"
+    yield "terms", f"`{describe(entry.method.terms)}`"
+    yield "matches", scheme.matches
+    yield "teacher", "the recipe's" if scheme.needs_teacher else "none"
+
+
+def objective_rows(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Of a method that is a formula."""
     kind = entry.own.kind
     student, teacher = kind.default_taps
     sides = [f"the student's `{student}`" if student else "", f"the teacher's `{teacher}`" if teacher else ""]
-    rows = [("stands for", f"`{entry.method.expansion}`")]
-    rows += [("matches", f"{kind.matches or 'unverified'}: {' with '.join(filter(None, sides))}")]
-    rows += [("weight", f"{entry.weight:g}, {kind.weight_from or 'unverified'}")]
+    yield "stands for", f"`{entry.method.expansion}`"
+    yield "matches", f"{kind.matches or 'unverified'}: {' with '.join(filter(None, sides))}"
+    yield "weight", f"{entry.weight:g}, {kind.weight_from or 'unverified'}"
     if kind.warm_up:
-        rows += [("warm-up", f"the weight grows over the first {kind.warm_up:.1%} of the run")]
-    rows += [("relates", {"unit": "each sample by itself", "batch": "samples of the batch to each other"}[kind.scope])]
+        yield "warm-up", f"the weight grows over the first {kind.warm_up:.1%} of the run"
+    yield "relates", {"unit": "each sample by itself", "batch": "samples of the batch to each other"}[kind.scope]
     if kind.needs:
-        rows += [("needs", ", ".join(f"`{name}`" for name in kind.needs))]
+        yield "needs", ", ".join(f"`{name}`" for name in kind.needs)
     if len(entry.method.stages) > 1:
-        rows += [("stages", entry.method.plan.replace("|", "\\|"))]
-    pair = f"{FIRST.teacher} and {FIRST.student}, {FIRST.classes} classes"
-    trained = f"{added.parameters:,} parameters" if added.parameters else "nothing"
-    rows += [("trains", f"{trained} beside the student ({pair})")]
-    if added.buffers >= MIB:
-        rows += [("keeps", f"{added.buffers / MIB:.1f} MiB for {SAMPLES:,} training samples")]
-    yield from ("| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), "")
+        yield "stages", entry.method.plan.replace("|", "\\|")
 
 
-def described(kind: type[Objective], first: str) -> list[str]:
+def described(kind: type, first: str) -> list[str]:
     """A docstring, in sections."""
     sections: dict[str, list[str]] = {first: []}
     current = first
@@ -160,16 +190,22 @@ def _inline(found: re.Match[str]) -> str:
     return f"$`{' '.join(found[1].split())}`$"
 
 
-def how_to_run(entry: Entry, kind: type[Objective]) -> list[str]:
+def how_to_run(entry: Entry, kind: type) -> list[str]:
     """A command and a call, and the options."""
-    name = entry.name
-    compared = name if name == LONE_STUDENT else f"{LONE_STUDENT} {name}"
+    name, written = entry.name, entry.method.name
+    compared = (
+        name
+        if name == LONE_STUDENT
+        else f'{LONE_STUDENT} "{written}"'
+        if "(" in written
+        else f"{LONE_STUDENT} {written}"
+    )
     lines = ["", "## How to run it", "", "```", f"potstill distill --methods {compared}", "```", ""]
-    lines += ["```python", f'student = potstill.distill(teacher, student, train_loader, method="{name}", epochs=30)']
+    lines += ["```python", f'student = potstill.distill(teacher, student, train_loader, method="{written}", epochs=30)']
     lines += ["```", ""]
     known = inspect.signature(kind).parameters.values()
     options = {p.name: p.default for p in known if p.default is not p.empty and p.name not in SIZED}
-    options |= {WARM_UP: kind.warm_up} if kind.warm_up else {}
+    options |= {WARM_UP: kind.warm_up} if getattr(kind, WARM_UP, 0) else {}
     if options and name != LONE_STUDENT:
         written = ", ".join(f"`{key}={_value(value)}`" for key, value in options.items())
         key, value = next(iter(options.items()))
@@ -190,11 +226,11 @@ def pinned(goldens: list[str]) -> list[str]:
 
 def owners(found: list[Entry]) -> dict[str, str]:
     """The method of each golden file: the one whose docstring names it, else the longest name that it begins with."""
-    names = {name: entry.name for entry in found for name, kind in OBJECTIVES.items() if kind is entry.own.kind}
+    names = {name: entry.name for entry in found for name, kind in OBJECTIVES.items() if kind is entry.kind}
     names |= {name: entry.name for entry in found for name in OBJECTIVES if OBJECTIVES[name] in parts(entry).values()}
     owned = {}
     for golden in sorted(path.stem for path in GOLDENS.glob("*.npz")):
-        told = [entry.name for entry in found if f"`{golden}`" in (inspect.getdoc(entry.own.kind) or "")]
+        told = [entry.name for entry in found if f"`{golden}`" in (inspect.getdoc(entry.kind) or "")]
         fits = [name for name in names if golden == name or golden.startswith(f"{name}_")]
         owned[golden] = told[0] if told and golden not in names else names[max(fits, key=len)]
     return owned
@@ -207,7 +243,7 @@ def _repositories(origin: str) -> str:
 
 def _title(entry: Entry) -> str:
     """The method's name, and its long name where the file is about it alone."""
-    kind = entry.own.kind
+    kind = entry.kind
     if entry.name == LONE_STUDENT:
         return "The lone student"
     first = (sys.modules[kind.__module__].__doc__ or "").splitlines()[0]
@@ -215,7 +251,7 @@ def _title(entry: Entry) -> str:
     return f"{kind.__name__}: {long[1]}" if long else f"{kind.__name__} (`{entry.name}`)"
 
 
-def _source(kind: type[Objective]) -> str:
+def _source(kind: type) -> str:
     return f"{kind.__module__.replace('.', '/')}.py"
 
 

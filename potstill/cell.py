@@ -187,7 +187,7 @@ def adapted(
         guided = source(student, examples.probe, trained=True, preprocess=preprocess, precision=Precision())
         anew = fresh or (lambda name: started_anew(guided.module, seed, name))
         student = method.scheme.adapt(guided, examples.probe, anew, seed)
-        makers.insert(0, type(method.scheme).__name__.lower())
+        makers.insert(0, "the scheme")
     if len(makers) > 1:
         raise ValueError(f"{' and '.join(makers)} each make another network of the student")
     if teacher is None:

@@ -5,7 +5,8 @@ A bare method name stands for its paper's terms (`kd` is `ce:0.1+kd:0.9`); a com
 the run over which its weight grows: `dkd` is `ce:1+dkd(warm_up=0.08333):1`. `~shuffled` replaces the teacher by a
 control that answers about another sample. A name of one's own may stand in front: `"dkd=dkd(beta=6)"`.
 A scheme (`"dml(peers=3)"`) brings its own terms, label term included; others may be added (`"dml+icd:0.5"`), and one
-that it has under the same name is replaced (`"ce:0+dml"`).
+that it has under the same name is replaced (`"ce:0+dml"`). A modifier changes what the others are fed with:
+`"dual+icd+kd"`, `"ema+kd"`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from fractions import Fraction
 from potstill.errors import did_you_mean
 from potstill.objectives import OBJECTIVES
 from potstill.schedules import WarmUp
-from potstill.scheme import Scheme
+from potstill.scheme import Scheme, Several
 from potstill.schemes import SCHEMES
 from potstill.stages import Stage, stages_of
 from potstill.terms import Spec, Term
@@ -53,23 +54,25 @@ class Method:
 
     @classmethod
     def of(cls, name: str, terms: Sequence[Term], control: str | None = None, scheme: Scheme | None = None) -> Method:
-        """From terms; those of methods that have several stages become stages. Without labels it is `ce:0+…`.
-
-        Terms that stand beside a scheme's come in addition, or in place of those of the same name.
-        """
+        """From terms; those of methods that have several stages become stages. Without labels it is `ce:0+…`."""
         alone = scheme is None and all(term.label != "ce" for term in terms)
         expansion = ("ce:0+" if alone else "") + describe(terms)
         if scheme is not None:
             expansion = "+".join(filter(None, (_scheme_written(scheme), expansion)))
-            names = {term.label for term in terms}
-            terms = [term for term in (*scheme.terms(), *terms) if term.label not in names or term in terms]
-            terms = [term for term in terms if term.label != "ce" or term.weight != 0]
+            terms = [term for term in scheme.around(terms) if term.label != "ce" or term.weight != 0]
         return cls(name, stages_of(terms), expansion, control, scheme)
 
     @property
     def terms(self) -> tuple[Term, ...]:
         """The terms of the main stage."""
         return self.stages[-1].terms
+
+    @property
+    def schemes(self) -> tuple[Scheme, ...]:
+        """One by one."""
+        if isinstance(self.scheme, Several):
+            return self.scheme.parts
+        return () if self.scheme is None else (self.scheme,)
 
     @property
     def adapting(self) -> tuple[Term, ...]:
@@ -84,7 +87,7 @@ class Method:
 
     @property
     def needs_teacher(self) -> bool:
-        if self.scheme is not None and self.scheme.needs_teacher:
+        if any(scheme.needs_teacher for scheme in self.schemes):
             return True
         sides = [term.addresses[1] for stage in self.stages for term in stage.terms]
         return any(side is not None and side.source == "teacher" for side in sides)
@@ -97,7 +100,8 @@ class Method:
             f"{describe(stage.terms)} alone for {Fraction(stage.share).limit_denominator(240)} of the epochs, then "
             for stage in first
         ]
-        return "".join(parts) + describe(main.terms) + (f" ({self.control} teacher)" if self.control else "")
+        modified = f"{_scheme_written(self.scheme)}: " if self.scheme is not None else ""
+        return modified + "".join(parts) + describe(main.terms) + (f" ({self.control} teacher)" if self.control else "")
 
 
 def parse(text: str) -> Method:
@@ -119,33 +123,38 @@ def parse(text: str) -> Method:
     if tilde and control not in CONTROLS:
         raise ValueError(f"method {text!r}: unknown control {control!r}; {did_you_mean(control, CONTROLS)}")
     parts = [_part(text, part) for part in formula.split("+")] if formula != LONE_STUDENT else []
-    schemes = [_scheme(text, *part) for part in parts if part[0] in SCHEMES]
-    if schemes:
-        return _schemed(text, name, schemes, [part for part in parts if part[0] not in SCHEMES], control or None)
+    schemes = tuple(_scheme(text, *part) for part in parts if part[0] in SCHEMES)
+    scheme = schemes[0] if len(schemes) == 1 else _several(text, schemes) if schemes else None
+    parts = [part for part in parts if part[0] not in SCHEMES]
+    if scheme is not None and not parts and all(one.modifies for one in schemes):
+        raise ValueError(f"method {text!r} changes what other losses are fed with; write e.g. {formula}+kd")
+    if all(one.modifies for one in schemes):
+        parts = _expanded(text, parts)
+    if scheme is None and len(parts) > 1:
+        parts = [part for part in parts if part[0] != "ce" or part[2] != 0]
+    method = Method.of(name, [_term(*part) for part in parts], control or None, scheme)
+    if method.control and not method.needs_teacher:
+        raise ValueError(f"method {text!r}: no term of it has a teacher, so {method.control!r} would change nothing")
+    return method
+
+
+def _expanded(text: str, parts: list[Part]) -> list[Part]:
+    """With the label term: a bare name's paper terms, or `ce:1` in front."""
     bare = len(parts) == 1 and parts[0][2] is None
     written = OBJECTIVES[parts[0][0]].paper_terms if bare else None
     if written is not None:
         own, options, _ = parts[0]
-        parts = [_part(text, part) for part in written.split("+")]
-        parts = [(n, options if n == own else o, w) for n, o, w in parts]
-    elif not any(part_name == "ce" for part_name, _, _ in parts):
-        parts.insert(0, ("ce", {}, 1.0))
-    if len(parts) > 1:
-        parts = [part for part in parts if part[0] != "ce" or part[2] != 0]
-    return _controlled(text, Method.of(name, [_term(*part) for part in parts], control or None))
+        return [(n, options if n == own else o, w) for n, o, w in (_part(text, part) for part in written.split("+"))]
+    if not any(name == "ce" for name, _, _ in parts):
+        return [("ce", {}, 1.0), *parts]
+    return parts
 
 
-def _schemed(text: str, name: str, schemes: list[Scheme], parts: list[Part], control: str | None) -> Method:
-    """A method string with a scheme in it."""
-    if len(schemes) > 1:
-        raise ValueError(f"method {text!r}: {' and '.join(_scheme_written(one) for one in schemes)} do not go together")
-    return _controlled(text, Method.of(name, [_term(*part) for part in parts], control, schemes[0]))
-
-
-def _controlled(text: str, method: Method) -> Method:
-    if method.control and not method.needs_teacher:
-        raise ValueError(f"method {text!r}: no term of it has a teacher, so {method.control!r} would change nothing")
-    return method
+def _several(text: str, schemes: tuple[Scheme, ...]) -> Scheme:
+    try:
+        return Several(schemes)
+    except ValueError as error:
+        raise ValueError(f"method {text!r}: {error}") from None
 
 
 def _scheme(text: str, name: str, options: dict, weight: float | None) -> Scheme:
@@ -161,6 +170,8 @@ def _scheme(text: str, name: str, options: dict, weight: float | None) -> Scheme
 
 def _scheme_written(scheme: Scheme) -> str:
     """As a method string, every option written."""
+    if isinstance(scheme, Several):
+        return "+".join(map(_scheme_written, scheme.parts))
     name = next(name for name, kind in SCHEMES.items() if kind is type(scheme))
     options = ",".join(f"{item.name}={getattr(scheme, item.name)!r}" for item in fields(scheme))
     return f"{name}({options})" if options else name

@@ -9,7 +9,10 @@ from typing import Any
 from potstill.methods import LONE_STUDENT, Method, parse
 from potstill.objectives import OBJECTIVES
 from potstill.pairs import FIRST, Pair, Tried, tried
+from potstill.scheme import Scheme
+from potstill.schemes import SCHEMES
 from potstill.terms import Term
+from potstill.types import Objective
 
 MATCHES = {
     "logits": "The networks' answers, sample by sample.",
@@ -65,14 +68,20 @@ class Entry:
         return weight if isinstance(weight, int | float) else str(weight)
 
     @property
+    def kind(self) -> type[Objective] | type[Scheme]:
+        """The class that the method is."""
+        return self.own.kind if self.method.scheme is None else type(self.method.scheme)
+
+    @property
     def paper(self) -> Paper | None:
-        return Paper.parse(self.own.kind.paper) if self.own.kind.paper else None
+        return Paper.parse(self.kind.paper) if self.kind.paper else None
 
 
 def entries() -> list[Entry]:
-    """The lone student and every objective that is a method; `ce` is the lone student under another name."""
+    """The lone student, then every objective that is a method, and every scheme; `ce` is the lone student again."""
     names = [name for name, kind in OBJECTIVES.items() if kind.part_of is None and name != "ce"]
-    return [Entry(name, parse(name)) for name in (LONE_STUDENT, *names)]
+    written = {name: kind.example for name, kind in SCHEMES.items()}
+    return [Entry(name, parse(written.get(name) or name)) for name in (LONE_STUDENT, *sorted((*names, *SCHEMES)))]
 
 
 def look(pair: Pair | None = None) -> tuple[list[dict[str, Any]], Tried]:
@@ -85,7 +94,8 @@ def look(pair: Pair | None = None) -> tuple[list[dict[str, Any]], Tried]:
     counted = tried(pair or FIRST, [entry.method for entry in found])
     rows = []
     for entry, added in zip(found, counted.added, strict=True):
-        kind, paper = entry.own.kind, entry.paper
+        kind, paper = entry.kind, entry.paper
+        relates, weight, origin, taps = _wiring(entry)
         fits = {"applies": added.applies, "reason": added.reason} if pair else {}
         rows.append(
             {
@@ -93,16 +103,26 @@ def look(pair: Pair | None = None) -> tuple[list[dict[str, Any]], Tried]:
                 **fits,
                 "year": paper.year if paper else None,
                 "matches": kind.matches or "unverified",
-                "relates": RELATES[kind.scope],
-                "weight": entry.weight,
-                "weight_from": kind.weight_from or "unverified",
+                "relates": relates,
+                "weight": weight,
+                "weight_from": origin,
                 "parameters": added.parameters if added.applies else None,
                 "MiB": round(added.buffers / MIB, 1) if added.applies else None,
                 "stages": len(entry.method.stages),
-                "stands_for": entry.method.expansion,
-                "taps": [tap for tap in kind.default_taps if tap is not None],
+                # Every option of a scheme would fill the line.
+                "stands_for": entry.method.expansion if entry.method.scheme is None else entry.method.name,
+                "taps": taps,
                 "title": paper.title if paper else "the lone student",
                 "paper": kind.paper,
             }
         )
     return rows, counted
+
+
+def _wiring(entry: Entry) -> tuple[str | None, float | str | None, str, list[str]]:
+    """What it relates, its weight and where that is from, and its taps; of a scheme each term has its own."""
+    if entry.method.scheme is not None:
+        return None, None, "several terms", []
+    kind = entry.own.kind
+    taps = [tap for tap in kind.default_taps if tap is not None]
+    return RELATES[kind.scope], entry.weight, kind.weight_from or "unverified", taps

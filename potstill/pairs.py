@@ -8,19 +8,19 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
 
 import torch
 from torch import nn
 
-from potstill.cell import Examples, adapted, source
+from potstill.cell import Examples, adapted, assemble, source
+from potstill.data import Images, Preprocess, Resident, first
 from potstill.methods import Method
 from potstill.models import build
 from potstill.precision import Precision
 from potstill.recipe import Fit
 from potstill.sources import Network
 from potstill.tasks.classify import Classify
-from potstill.types import MAIN, Batch, DataInfo, Outputs, Task, View
+from potstill.types import Batch, DataInfo, Outputs, Task
 from potstill.wiring import wire
 
 SAMPLES = 50_000
@@ -89,21 +89,22 @@ def tried(pair: Pair, methods: Sequence[Method]) -> Tried:
         student, teacher = (
             build(name, num_classes=pair.classes, in_channels=pair.channels) for name in (pair.student, pair.teacher)
         )
-        pixels = torch.randn(ROWS, pair.channels, pair.size, pair.size)
-        probe = Batch({MAIN: View(pixels, torch.arange(ROWS), torch.arange(ROWS) % pair.classes)})
+        pixels = torch.randint(0, 256, (ROWS, pair.channels, pair.size, pair.size), dtype=torch.uint8)
+        names = tuple(map(str, range(pair.classes)))
+        images = Images(pixels, torch.arange(ROWS) % pair.classes, names, "noise", "train", "")
+        probe = first(images, ROWS)
         info = DataInfo(SAMPLES, Fit().batch_size, pair.classes, torch.arange(SAMPLES) % pair.classes)
-        nothing: Any = ()  # nothing is trained
         bench = _Bench(
             Remembered(_source(student, probe, trained=True)),
             Remembered(_source(teacher, probe, trained=False)),
-            Examples(nothing, info, probe),
+            Examples(Resident(images, ROWS), info, probe),
         )
         added = tuple(bench.added(method) for method in methods)
     return Tried(pair, (_count(teacher), _count(student)), added)
 
 
 def _source(module: nn.Module, probe: Batch, *, trained: bool) -> Network:
-    return source(module, probe, trained=trained, preprocess=None, precision=Precision())
+    return source(module, probe, trained=trained, preprocess=Preprocess.identity(), precision=Precision())
 
 
 class Remembered:
@@ -139,10 +140,26 @@ class _Bench:
     def added(self, method: Method) -> Added:
         probe, student, parameters, buffers = self.examples.probe, self.student, 0, [0]
         try:
-            if method.adapting:
-                other = adapted(copy.deepcopy(student.module), self.teacher.network, method, self.examples)
+            if method.adapts:
+                module, plain = copy.deepcopy(student.module), Preprocess.identity()
+                other = adapted(module, self.teacher.network, method, self.examples, preprocess=plain)
                 parameters = _count(other) - _count(student.module)
                 student = Remembered(_source(other, probe, trained=True))
+            if method.scheme is not None:
+                # Where a scheme wants assistants, the teacher stands in: its answers are not what is counted.
+                engine = assemble(
+                    copy.deepcopy(student.module),
+                    self.teacher.network,
+                    method,
+                    self.examples,
+                    Fit(),
+                    assistants={"second": self.teacher.network},
+                    preprocess=Preprocess.identity(),
+                )
+                peers = (network for name, network in engine.system.networks.items() if name != "student")
+                held = engine.system.terms.buffers()
+                trained = _count(engine.system.terms) + sum(map(_count, peers))
+                return Added(trained, sum(value.numel() * value.element_size() for value in held))
             for stage in method.stages:
                 sources = {"student": student, "teacher": self.teacher}
                 wired = wire(stage.terms, sources, Classify(), probe, self.examples.info)

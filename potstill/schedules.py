@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from potstill.types import Progress
 
@@ -111,6 +111,28 @@ class Fade:
     def __call__(self, progress: Progress) -> float:
         done = progress.fraction
         return 0.0 if done < self.start else self.value * max(1 - done / self.end, 0.0)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Another schedule, times a factor."""
+
+    schedule: Schedule
+    factor: float
+
+    def __call__(self, progress: Progress) -> float:
+        return self.factor * self.schedule(progress)
+
+
+def scaled(weight: float | Schedule, factor: float) -> float | Schedule:
+    """A weight times a factor.
+
+    >>> scaled(WarmUp(value=8.0), 0.5).value
+    4.0
+    """
+    if isinstance(weight, WarmUp):
+        return replace(weight, value=factor * weight.value)
+    return weight * factor if isinstance(weight, int | float) else Scaled(weight, factor)
 
 
 def at(weight: float | Schedule, progress: Progress) -> float:

@@ -7,7 +7,7 @@ engine knows no scheme.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
@@ -69,6 +69,10 @@ class Scheme:
     """Neither code nor equations are public: what it does is our reading."""
     needs_teacher: ClassVar[bool] = True
     """It listens to the recipe's teacher, whether or not a term names it."""
+    example: ClassVar[str] = ""
+    """How it is written where the bare name does not stand alone."""
+    modifies: ClassVar[bool] = False
+    """It has no losses of its own, and changes what those written beside it are fed with."""
 
     @property
     def adapts(self) -> bool:
@@ -81,7 +85,14 @@ class Scheme:
 
     def terms(self) -> tuple[Term, ...]:
         """Its losses, label term included."""
-        raise NotImplementedError
+        return ()
+
+    def around(self, terms: Sequence[Term]) -> list[Term]:
+        """All losses of a method in which `terms` are written beside it: they come in addition, or in place of its own
+        of the same name.
+        """
+        written = {term.label for term in terms}
+        return [*(term for term in self.terms() if term.label not in written), *terms]
 
     def sources(self, scene: Scene) -> Mapping[str, Source]:
         """More sources, or others in place of those in the scene."""
@@ -98,3 +109,53 @@ class Scheme:
     def callbacks(self, scene: Scene) -> Sequence[Callback]:
         """What happens after an evaluation, or at the end of an epoch."""
         return ()
+
+
+@dataclass(frozen=True)
+class Several(Scheme):
+    """Schemes of one method, applied in the order in which they are written.
+
+    Raises ValueError where two of them bring an example of their own.
+    """
+
+    parts: tuple[Scheme, ...] = ()
+    needs_teacher: ClassVar[bool] = False  # each part says so itself
+
+    def __post_init__(self) -> None:
+        if len([part for part in self.parts if not part.modifies]) > 1:
+            raise ValueError("two methods with terms of their own do not go together; take one, and modifiers")
+
+    @property
+    def adapts(self) -> bool:
+        return any(part.adapts for part in self.parts)
+
+    def adapt(self, student: Network, batch: Batch, peer: Callable[[str], nn.Module], seed: int) -> nn.Module:
+        (part,) = (part for part in self.parts if part.adapts)
+        return part.adapt(student, batch, peer, seed)
+
+    def around(self, terms: Sequence[Term]) -> list[Term]:
+        found = list(terms)
+        for part in sorted(self.parts, key=lambda part: part.modifies):
+            found = part.around(found)
+        return found
+
+    def sources(self, scene: Scene) -> Mapping[str, Source]:
+        found: dict[str, Source] = {}
+        for part in self.parts:
+            found |= part.sources(replace(scene, sources={**scene.sources, **found}))
+        return found
+
+    def task(self, scene: Scene) -> Task:
+        made = [task for part in self.parts if type(task := part.task(scene)) is not Classify]
+        if len(made) > 1:
+            names = " and ".join(type(task).__name__ for task in made)
+            raise ValueError(f"{names} each make their own example of a batch; take one of these schemes")
+        return made[0] if made else Classify()
+
+    def examples(self, scene: Scene) -> Examples:
+        for part in self.parts:
+            scene = replace(scene, examples=part.examples(scene))
+        return scene.examples
+
+    def callbacks(self, scene: Scene) -> Sequence[Callback]:
+        return [callback for part in self.parts for callback in part.callbacks(scene)]

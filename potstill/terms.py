@@ -56,6 +56,10 @@ class Address:
         before, colon, taps = text.rpartition(":")
         return cls(before if colon else source, tuple(t.strip() for t in taps.split(",")), view or MAIN)
 
+    def __str__(self) -> str:
+        """As it is written."""
+        return f"{self.source}:{','.join(self.taps)}@{self.view}"
+
     def read(self, outputs: SourceOutputs) -> Side:
         found: Outputs = outputs[self.source][self.view]
         values = tuple(found.get(tap) for tap in self.taps)

@@ -6,9 +6,24 @@ import pytest
 import torch
 from torch import nn
 
-from potstill.cell import started_anew
+from potstill.cell import Examples, assemble, started_anew
 from potstill.methods import parse
+from potstill.recipe import Fit
 from potstill.schemes import SCHEMES
+from potstill.types import MAIN, Batch, DataInfo, View
+
+
+class Once:
+    """A loader of one batch."""
+
+    steps, exact = 1, True
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def epoch(self, epoch, start=0):
+        return [self.batch]
+
 
 DIGITS = """
 from potstill import Data, Fit, Network, Recipe
@@ -53,6 +68,26 @@ def test_a_scheme_is_written_like_a_method():
 def test_what_is_wrong_with_a_scheme_is_said(text, says):
     with pytest.raises(ValueError, match=says):
         parse(text)
+
+
+def test_mutual_learning_is_its_formula():
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double()
+    view = View(torch.randn(6, 4, dtype=torch.float64), torch.arange(6), torch.tensor([0, 1, 2, 0, 1, 2]))
+    once = Once(Batch({MAIN: view}))
+    examples = Examples(once, DataInfo(6, 6, 3), once.batch)
+    engine = assemble(student, None, parse("dml(weight=0.7)"), examples, Fit(epochs=1, batch_size=6))
+    engine.begin()
+    engine.differentiate(once.batch)
+    one, two = (network(view.input).log_softmax(1) for network in engine.system.networks.values())
+    assert not torch.equal(one, two)
+    for own, other, network in ((one, two, "student"), (two, one, "peer2")):
+        fixed = other.detach()
+        divergence = (fixed.exp() * (fixed - own)).sum() / 6
+        loss = -own[range(6), view.label].mean() + 0.7 * divergence
+        weight = engine.system.networks[network][1].weight
+        (expected,) = torch.autograd.grad(loss, weight)
+        torch.testing.assert_close(weight.grad, expected)
 
 
 @pytest.mark.parametrize("name", SCHEMES)

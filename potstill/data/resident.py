@@ -71,6 +71,12 @@ class Resident:
         """The permutation of the images in that epoch."""
         return self.plan.permutation(epoch, self.images.images.device)
 
+    def again(self, index: Int64[Tensor, " b"], number: int, augment: str, *salts: int | str) -> Tensor:
+        """Another augmentation of these images than the one that view `number` shows; `salts` tell it from further
+        ones.
+        """
+        return augmented(self.images.images, index, augment, self.plan.view_seed, number, *salts)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This rank's share of batches `start`, `start + 1`, … of an epoch.
 

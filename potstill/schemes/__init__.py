@@ -5,12 +5,18 @@ from __future__ import annotations
 from potstill.scheme import Scheme
 from potstill.schemes.bss import BSS
 from potstill.schemes.dml import DML
+from potstill.schemes.dual import Dual
+from potstill.schemes.ema import EMA
 from potstill.schemes.one import ONE
+from potstill.schemes.teachers import Teachers
 
 SCHEMES: dict[str, type[Scheme]] = {
     "bss": BSS,
     "dml": DML,
+    "dual": Dual,
+    "ema": EMA,
     "one": ONE,
+    "teachers": Teachers,
 }
 
-__all__ = ["BSS", "DML", "ONE", "SCHEMES"]
+__all__ = ["BSS", "DML", "EMA", "ONE", "SCHEMES", "Dual", "Teachers"]

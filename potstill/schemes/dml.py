@@ -33,7 +33,7 @@ class DML(Scheme):
 
     peers: int = 2
     weight: float = 1.0
-    paper: ClassVar[str] = "Zhang, Xiang, Hospedales, Lu. Deep Mutual Learning. CVPR 2018. arXiv:1706.00384"
+    paper: ClassVar[str] = "Zhang, Xiang, Hospedales, Lu: Deep Mutual Learning. CVPR 2018. arXiv:1706.00384"
     matches: ClassVar[str] = "logits"
     needs_teacher: ClassVar[bool] = False
 

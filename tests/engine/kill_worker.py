@@ -82,12 +82,11 @@ def engine(
     return assemble(
         student,
         source(teacher, probe, trained=False, preprocess=own, precision=chosen),
-        method.terms,
+        method,
         examples,
         fit,
         seed=seed,
         preprocess=own,
-        control=method.control,
         precision=chosen,
         folder=folder,
         on_step=on_step,

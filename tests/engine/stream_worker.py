@@ -89,7 +89,7 @@ def train(data: Path, folder: Path, until: int | None = None, workers: int = 1) 
     run = curve.run = assemble(
         network(3, hash_int(0, "student")),
         source(network(6, 1), examples.probe, trained=False, preprocess=own, precision=chosen),
-        parse("icd(width=4)+kd").terms,
+        parse("icd(width=4)+kd"),
         examples,
         FIT,
         preprocess=own,

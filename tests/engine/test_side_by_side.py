@@ -76,10 +76,9 @@ def engines(which, teacher, lessons, folder=None, fits=(), make=dropping, precis
             assemble(
                 make(seed),
                 teacher if method.needs_teacher else None,
-                method.terms,
+                method,
                 lessons,
                 fits[number] if fits else FIT,
-                control=method.control,
                 seed=seed,
                 preprocess=Preprocess.of(images()),
                 precision=precision,

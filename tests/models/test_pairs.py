@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from potstill.cell import Examples, adapted, assemble, source
-from potstill.methods import parse
+from potstill.methods import Method, parse
 from potstill.models import build
 from potstill.objectives import OBJECTIVES
 from potstill.precision import Precision
@@ -75,7 +75,9 @@ def test_every_method_that_applies_takes_a_step(teacher, student):
         terms |= {term.label: term for stage in method.stages for term in stage.terms if not term.init}
         terms |= {term.label: term for term in method.terms}
     # The stages of one method do not run side by side: what the second is handed waits for the real run.
-    engine = assemble(network, guide, list(terms.values()), examples, Fit(epochs=1, batch_size=ROWS, lr=1e-6))
+    engine = assemble(
+        network, guide, Method.of("all", list(terms.values())), examples, Fit(epochs=1, batch_size=ROWS, lr=1e-6)
+    )
     result = engine.run()
     losses = result.history[0]["terms"]
     assert set(METHODS) - left_out - {"simkd"} <= set(losses)
@@ -88,7 +90,7 @@ def test_simkd_takes_a_step(teacher, student):
     guide, network, examples = setting(teacher, student)
     method = parse("simkd")
     network = adapted(network, guide, method, examples)
-    engine = assemble(network, guide, method.terms, examples, Fit(epochs=1, batch_size=ROWS))
+    engine = assemble(network, guide, method, examples, Fit(epochs=1, batch_size=ROWS))
     assert engine.run().history[0]["terms"]["simkd"] > 0
 
 
@@ -97,14 +99,16 @@ def test_simkd_takes_a_step(teacher, student):
 def test_what_cannot_apply_says_what_to_take_instead(teacher, student, method):
     guide, network, examples = setting(teacher, student)
     with pytest.raises(ValueError, match=r"they must be equal. at, nst and sp do without, vid brings a regressor"):
-        assemble(network, guide, parse(method).stages[0].terms, examples, Fit(epochs=1, batch_size=ROWS))
+        assemble(
+            network, guide, (made := parse(method)), examples, Fit(epochs=1, batch_size=ROWS), stage=made.stages[0]
+        )
 
 
 def test_the_deepest_stages_are_paired_where_numbers_differ():
     guide, network, examples = setting("vgg8", "small_cnn")
     told = r"at: teacher has 4 stages and the other side 3, so its deepest are taken: stage2, stage3, stage4"
     with pytest.warns(UserWarning, match=told):
-        engine = assemble(network, guide, parse("at").terms, examples, Fit(epochs=1, batch_size=ROWS))
+        engine = assemble(network, guide, parse("at"), examples, Fit(epochs=1, batch_size=ROWS))
     assert engine.system.wired[1].right.taps == ("stage2", "stage3", "stage4")
     assert engine.system.wired[1].left.taps == ("stage1", "stage2", "stage3")
-    assemble(network, guide, parse("semckd").terms, examples, Fit(epochs=1, batch_size=ROWS))  # it relates all to all
+    assemble(network, guide, parse("semckd"), examples, Fit(epochs=1, batch_size=ROWS))  # it relates all to all

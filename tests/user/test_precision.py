@@ -76,7 +76,7 @@ def test_measuring_leaves_no_trace(method):
     examples = Examples(loader, DataInfo(48, 24, 3), next(iter(loader.epoch(0))))
     before = state_of(teacher), state_of(student), torch.get_rng_state()
     guide = teacher if method != "student" else None
-    chosen = choose_precision(student, guide, parse(method).terms, examples, Fit(epochs=1), None, None)
+    chosen = choose_precision(student, guide, parse(method), examples, Fit(epochs=1), None, None)
     assert all(value > 0 for value in chosen.milliseconds.values())
     assert same(before[0], state_of(teacher))
     assert same(before[1], state_of(student))

@@ -1,0 +1,144 @@
+"""Every scheme through the same checks, on real digits: it trains, goes on after a kill, and needs its true teacher."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from potstill.cell import Examples, assemble, source
+from potstill.data import Data, Preprocess, Resident, batches, first, load
+from potstill.loop import Interrupted
+from potstill.methods import parse
+from potstill.models import build
+from potstill.precision import Precision
+from potstill.recipe import Fit
+from potstill.schemes import SCHEMES
+from potstill.types import DataInfo
+
+CASES = {
+    "dml": "dml",
+    "dual": "dual+icd(width=8)",
+    "ema": "ema(decay=0.5)+kd",
+    "teachers": "teachers(of=teacher/second,weights=2/1)+kd",
+}
+"""A method string for each scheme."""
+FIT = Fit(epochs=2, batch_size=25, lr=0.02, checkpoint_steps=1)
+STOPS = 5  # of eight steps: in the second epoch
+
+
+@pytest.fixture(scope="module")
+def digits():
+    train, valid = load(Data(train_rows=100, valid_rows=100), quiet=True)
+    return train, valid
+
+
+def network(seed, width):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build("small_cnn", num_classes=10, in_channels=1, width=width)
+
+
+def engine(text, digits, folder=None, on_step=None):
+    train, valid = digits
+    loader = Resident(train, FIT.batch_size, augment="crop", seed=3)
+    info = DataInfo(len(train), FIT.batch_size, 10, train.labels)
+    examples = Examples(loader, info, first(train, 20), lambda: batches(valid, 50))
+    own = Preprocess.of(train)
+
+    def frozen(seed):
+        return source(network(seed, 12), examples.probe, trained=False, preprocess=own, precision=Precision())
+
+    method = parse(text)
+    return assemble(
+        network(0, 8),
+        frozen(1) if method.needs_teacher else None,
+        method,
+        examples,
+        FIT,
+        assistants={"second": frozen(2)},
+        preprocess=own,
+        folder=folder,
+        on_step=on_step,
+    )
+
+
+def weights(run):
+    return {name: value.clone() for name, value in run.system.state_dict().items()}
+
+
+def test_every_scheme_has_a_case():
+    assert CASES.keys() == SCHEMES.keys()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_trains_and_a_killed_run_goes_on_with_the_same_bits(name, digits, tmp_path):
+    whole = engine(CASES[name], digits, tmp_path / "whole")
+    start = weights(whole)
+    history = whole.run().history
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert any(not torch.equal(value, start[key]) for key, value in weights(whole).items())
+
+    def press(progress):
+        if progress.step == STOPS:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        engine(CASES[name], digits, tmp_path / "parts", press).run()
+    rest = engine(CASES[name], digits, tmp_path / "parts")
+    rest.run(resume=True)
+    assert all(torch.equal(value, weights(whole)[key]) for key, value in weights(rest).items())
+    metrics = [(tmp_path / part / "metrics.jsonl").read_bytes() for part in ("parts", "whole")]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if parse(CASES[name]).needs_teacher])
+def test_another_samples_teacher_is_another_teacher(name, digits):
+    one, other = (engine(CASES[name] + control, digits) for control in ("", "~shuffled"))
+    losses = [run.run().history[0]["terms"] for run in (one, other)]
+    assert losses[0] != losses[1]
+
+
+def test_the_teacher_sees_another_augmentation_than_the_student(digits):
+    train, _ = digits
+    run = engine("dual+kd", digits)
+    batch = next(iter(run.loader.epoch(0)))
+    (shown,) = run.prepared(batch)
+    main, other = shown.views["main"], shown.views["other"]
+    assert torch.equal(main.input, batch.main.input)
+    assert torch.equal(other.index, main.index)
+    moved = (main.input != other.input).flatten(1).any(1)
+    assert 0.5 < moved.float().mean() < 1  # one of nine shifts is the same
+    (plain,) = engine("dual(teacher=none)+kd", digits).prepared(batch)
+    assert torch.equal(plain.views["other"].input, train.images[main.index])
+    with pytest.raises(ValueError, match="did you mean 'crop-flip'"):
+        parse("dual(teacher=crop-flop)+kd")
+
+
+def test_the_follower_is_the_average_of_the_student(digits):
+    run = engine("ema(decay=0.75)+kd", digits)
+    seen = [weights(run)["networks.student.fc.weight"]]
+    run.on_step = lambda progress: seen.append(weights(run)["networks.student.fc.weight"])
+    run.begin()
+    for batch in [*run.loader.epoch(0)][:3]:
+        run.train_on(batch)
+    # 1 - 1/(t + 1) is 0, 1/2 and 2/3 in the first steps, all below the decay.
+    expected = (seen[1] / 2 + seen[2] / 2) * 2 / 3 + seen[3] / 3
+    torch.testing.assert_close(dict(run.sources["ema"].module.named_parameters())["fc.weight"], expected)
+
+
+def test_several_teachers_weigh_as_much_as_they_are_told(digits):
+    both, first_one, second = (
+        engine(text, digits)
+        for text in (
+            "teachers(of=teacher/second,weights=3/1)+ce:0+kd:1",
+            "ce:0+kd:1",
+            "teachers(of=second/teacher,weights=1/1e-9)+ce:0+kd:1",
+        )
+    )
+    gradients = []
+    for run in (both, first_one, second):
+        run.begin()
+        run.differentiate(next(iter(run.loader.epoch(0))))
+        gradients.append(run.system.networks["student"].fc.weight.grad)
+    torch.testing.assert_close(gradients[0], 0.75 * gradients[1] + 0.25 * gradients[2], rtol=1e-4, atol=1e-6)

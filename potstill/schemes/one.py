@@ -41,7 +41,8 @@ class ONE(Scheme):
     Defaults: 3 branches, T 3, `ramp` 80 of 300 epochs, as the authors' code; their initial weights are those of
     further students.
 
-    Where we differ: the weight w follows every step, theirs every epoch; their KL adds 1e-7 to the ensemble's probabilities.
+    Where we differ: the weight w follows every step, theirs every epoch; their KL adds 1e-7 to what the ensemble
+    says.
 
     Raises:
         ValueError: fewer than two branches, a temperature that is not positive, a share outside [0, 1]; a network that

@@ -91,6 +91,8 @@ class Boundary(Classify):
         draw = uniform(main.index, seed, "bss", progress.step)
         target = drawn(theirs, main.label, draw)
         chosen = chosen & (target != main.label)
+        if rows.device.type == "cpu":  # elsewhere the shape is fixed, and those that stay are computed too
+            rows = rows[chosen[rows]]
         wanted = chosen[rows]
         near = self.crossed(pixels[rows], main.label[rows], target[rows], main.index[rows], wanted)
         kept = torch.zeros_like(chosen).index_copy(0, rows, wanted)
@@ -108,7 +110,7 @@ class Boundary(Classify):
         mean, std = self._units(pixels)
         x = (pixels - mean) / std
         moved = torch.zeros_like(wanted)
-        for _ in range(self.attack.steps):
+        for _ in range(self.attack.steps if len(x) else 0):
             x = x.detach().requires_grad_()
             with torch.enable_grad():
                 view = View(x * std + mean, index, label)

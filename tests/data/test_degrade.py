@@ -1,5 +1,6 @@
 """Wrong labels and rare classes: exact, the same for everybody, told apart from the data as it was."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,20 @@ def test_streamed_and_resident_data_are_spoiled_alike(folder):
 def test_a_class_that_would_be_emptied_is_named(folder):
     with pytest.raises(ValueError, match="class 'eel'"):
         load(Data(root=folder, imbalance=50))
+
+
+def test_a_run_on_a_long_tail_reports_the_rarest_third(tmp_path, monkeypatch, capsys):
+    from potstill.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    words = ["--smoke", "--teacher.name", "small_cnn", "--student.name", "small_cnn", "--fit.batch-size", "20"]
+    words += ["--data.imbalance", "4", "--data.label-noise", "0.1", "--methods", "student", "kd", "--out", "o"]
+    assert main(["distill", *words, "--precision", "float32"]) == 0
+    said = capsys.readouterr()
+    assert "data.imbalance=4: 105 of 200 training images" in said.err
+    assert "tail: the same on the rarest third" in said.out
+    summary = json.loads((tmp_path / "o" / "summary.json").read_text())
+    assert len(summary["notes"]) == 2
+    for row in summary["rows"]:
+        assert all(0 <= value <= 100 for value in row["tail_top1"])
+        assert row["tail_top1"] != row["top1"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from potstill.api import distill
+    from potstill.caching import Cache
     from potstill.data import Data, Images, Preprocess
     from potstill.grid import Grid
     from potstill.loop import Interrupted
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Cache": "caching",
     "Data": "data",
     "Fit": "recipe",
     "Grid": "grid",
@@ -42,6 +44,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Cache",
     "Data",
     "Fit",
     "Grid",

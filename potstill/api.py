@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset, TensorDataset
+from torch import nn
 
 from potstill import checkpoint, runs
+from potstill.caching import Cache, check_methods, standing_in
 from potstill.cell import Examples, adapted, choose_precision, final_evaluation, source, train_stages
 from potstill.console import Talk
-from potstill.data import Preprocess, Split, batches, training
-from potstill.data.foreign import Given, Ordered, check_labels, in_order, labels_of
+from potstill.data import Preprocess, Split
+from potstill.data.foreign import Given, Ordered
 from potstill.evaluation.summary import Cell, summarise
+from potstill.forms import examples_of, findable, held
 from potstill.loop import Result
 from potstill.methods import Method, parse
 from potstill.precision import Precision, lay_out
@@ -31,9 +32,7 @@ from potstill.student import adaptation, save_student
 from potstill.tasks.classify import Classify, Evaluation
 from potstill.teachers import check_modules, classes_of, examine
 from potstill.terms import Term
-from potstill.types import Batch, DataInfo
-
-EVALUATION_BATCH = 256
+from potstill.types import Source
 
 
 def distill(
@@ -53,6 +52,7 @@ def distill(
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
+    cache: str | Path | Cache | None = None,
     quiet: bool = False,
 ) -> nn.Module:
     """Train `student` in place with what `teacher` knows, and return it in evaluation mode.
@@ -77,10 +77,15 @@ def distill(
         device: where to train; the student's own device when left out.
         out: a run folder (metrics, checkpoint, weights, report); without it nothing is written.
         resume: go on with the run in `out`.
+        cache: a folder that keeps what the teacher says: it is asked once, and any number of students learn from there
+            with the same bits. Written when it is not there, finished when it is not whole, and refused when it is of
+            another teacher, other data or other views. `data` must be tensors, `Images` or a `Stream` (whose own
+            augmentation is kept, one view for each epoch). `potstill.Cache(folder, top_k=…, dtype=…)` keeps less.
 
     Raises:
         ValueError: anything that would fail or mislead later: an unknown method or tap, labels out of range, a
-            teacher that returns NaN or another number of classes, an `out` that holds another run.
+            teacher that returns NaN or another number of classes, an `out` that holds another run, a `cache` of
+            something else.
         potstill.Interrupted: Ctrl-C; the checkpoint is saved when there is an `out`.
 
     >>> student = potstill.distill(teacher, student, (x, y), valid=(x2, y2), method="icd+kd")  # doctest: +SKIP
@@ -90,7 +95,7 @@ def distill(
     check_modules(teacher, student)
     place = start(str(device)) if device is not None else _device_of(student)
     asked = fit or Fit(epochs=epochs, batch_size=batch_size)
-    examples = _examples(data, asked, place, seed)
+    examples = examples_of(data, asked, place, seed)
     fit = replace(asked, batch_size=examples.info.batch_size)
     for text in unused(fit, "fit"):
         talk.warn(text)
@@ -101,13 +106,19 @@ def distill(
     if examples.probe.main.input.dtype == torch.uint8:
         teacher_preprocess = teacher_preprocess or Preprocess.identity()
         student_preprocess = student_preprocess or Preprocess.identity()
+    kept = stored = None
+    if cache is not None:
+        kept, stored = Cache.of(cache), findable(data, place)
+        check_methods([plan])
+        if not plan.needs_teacher:
+            talk.warn(f"cache has no effect: {plan.name} does not listen to the teacher")
     preprocesses = {"teacher": teacher_preprocess, "student": student_preprocess}
     classes = classes_of({"teacher": teacher, "student": student}, preprocesses, examples)
     if isinstance(examples.loader, Given | Ordered):
         examples.loader.classes = classes
         if out is not None:
             talk.say("data of your own is read in its own way: a stopped run resumes at the beginning of an epoch")
-    examples = replace(examples, valid=_held(valid, place, classes))
+    examples = replace(examples, valid=held(valid, place, classes))
     folder = None if out is None else Path(out)
     claimed = nullcontext()
     if folder is not None:
@@ -133,14 +144,29 @@ def distill(
             ),
         )
         talk.say(f"method {plan.name}: {plan.plan}; precision: {why}")
-        guide = source(teacher, examples.probe, trained=False, preprocess=teacher_preprocess, precision=arithmetic)
+        heard = arithmetic if kept is None else kept.precision(precision, arithmetic)
+        guide = source(teacher, examples.probe, trained=False, preprocess=teacher_preprocess, precision=heard)
         try:
             looked = _look(guide, examples, classes, talk)
             answers = None if examples.valid is None else looked.predictions
+            speaker: Source | None = guide if plan.needs_teacher else None
+            if kept is not None and stored is not None and speaker is not None:
+                speaker = standing_in(
+                    kept,
+                    guide,
+                    stored,
+                    plan,
+                    student,
+                    examples,
+                    fit,
+                    seed=seed,
+                    preprocess=student_preprocess,
+                    talk=talk,
+                )
             with talk.bars(len(plan.stages)) as begin:
                 engine, done = train_stages(
                     student,
-                    guide if plan.needs_teacher else None,
+                    speaker,
                     plan,
                     lambda _: examples,
                     fit,
@@ -172,7 +198,12 @@ def distill(
             **adaptation(student),
         }
         if isinstance(data, Split):
-            card |= {"classes": list(data.classes), "channels": data.channels, "size": list(data.size)}
+            card |= {
+                "classes": list(data.classes),
+                "channels": data.channels,
+                "size": list(data.size),
+                "part": data.part,
+            }
         save_student(folder, student, card)
         if final is not None:
             _report(folder, plan, teacher, student, looked, final, done, seed)
@@ -212,41 +243,6 @@ def _look(guide: Network, examples: Examples, classes: int, talk: Talk) -> Evalu
         return examine(guide, task, examples.valid, classes, talk)
     talk.say("no validation data: the teacher is looked at on training data, and nothing is evaluated")
     return examine(guide, task, lambda: islice(examples.loader.epoch(0), 10), classes, talk, what="training")
-
-
-def _examples(data: Any, fit: Fit, device: torch.device, seed: int) -> Examples:
-    """A loader for whatever was given, and the first batch for the probe."""
-    data, labels = _resident(data, "train")
-    if isinstance(data, Split):
-        loader: Any = training(data, fit.batch_size, augment="none", seed=seed, device=device, drop_last=fit.drop_last)
-    elif isinstance(data, Dataset):
-        loader = Ordered(data, fit.batch_size, device, seed)
-    else:
-        loader = Given(data, device)
-    info = DataInfo(loader.samples, loader.batch_size, labels=labels, indexed=getattr(loader, "indexed", True))
-    return Examples(loader, info, next(iter(loader.epoch(0))))
-
-
-def _held(valid: Any, device: torch.device, classes: int) -> Callable[[], Iterator[Batch]] | None:
-    held, labels = _resident(valid, "valid")
-    if held is None:
-        return None
-    if labels is not None:
-        check_labels(labels, classes)
-    if isinstance(held, Split):
-        return lambda: batches(held, EVALUATION_BATCH, device)
-    return lambda: in_order(held, EVALUATION_BATCH, device, classes)
-
-
-def _resident(data: Any, split: str) -> tuple[Any, Tensor | None]:
-    """A pair of tensors becomes a data set; the labels are given back where they are known."""
-    if isinstance(data, Split):
-        return data, data.labels
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
-        if len(data[0]) != len(data[1]):
-            raise ValueError(f"{split} data: {len(data[0])} inputs but {len(data[1])} labels")
-        return TensorDataset(*data), data[1]
-    return data, labels_of(data) if isinstance(data, Dataset) else None
 
 
 def _report(

@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from potstill.checkpoint import write_beside, write_json
+from potstill.data.foreign import Pair
 from potstill.data.loaders import Split, shown
 from potstill.errors import did_you_mean
-from potstill.functional import at_least_float32
+from potstill.largest import keep_largest
 from potstill.tasks.classify import Classify
-from potstill.types import MAIN, PLAIN, Batch, Objective, Progress, Source, View
+from potstill.types import MAIN, PLAIN, Batch, Progress, Source, View
 
 ABOUT = "about.json"
 VERSION = 1
@@ -156,34 +156,23 @@ def stored(about: About, view: int) -> tuple[str, ...]:
     return (*answer, *(f"tap.{tap}" for tap in about.taps))
 
 
-def keep_largest(
-    logits: Float[Tensor, "B K"], k: int, temperature: float
-) -> tuple[Float[Tensor, "B k"], Tensor, Float[Tensor, "B"]]:
-    r"""The k largest logits, their classes, and the one logit $c$ that stands for every other class.
-
-    $c = T \log \frac{1}{K-k} \sum_{rest} e^{z/T}$: at temperature T, and only there, the k classes keep their exact
-    probabilities and the rest its exact mass, spread evenly; the probabilities sum to one.
-    """
-    values, classes = logits.topk(k, 1)
-    rest = at_least_float32(logits).scatter(1, classes, -torch.inf)
-    tail = temperature * ((rest / temperature).logsumexp(1) - torch.tensor(logits.shape[1] - k).log())
-    return values, classes.to(torch.int32), tail
+Place = tuple[int, int]
+"""A view, and the number of a shard of it."""
 
 
-def spread(values: Float[Tensor, "B k"], classes: Tensor, tail: Float[Tensor, "B"], count: int) -> Tensor:
-    """Logits `[B, count]` again, from what `keep_largest` kept.
+def places(about: About) -> list[Place]:
+    """All that a finished cache has, in the order in which it is written."""
+    return [(view, shard) for view in range(about.views) for shard in range(about.shards)]
 
-    >>> values, classes, tail = keep_largest(torch.tensor([[3.0, 0.0, 1.0, 2.0]]), 2, 4.0)
-    >>> spread(values, classes, tail, 4).round(decimals=2)
-    tensor([[3.0000, 0.5300, 0.5300, 2.0000]])
-    """
-    whole = tail.to(values.dtype)[:, None].repeat(1, count)
-    return whole.scatter(1, classes.long(), values)
+
+def missing(about: About, folder: Path) -> list[Place]:
+    """What is not there yet."""
+    return [place for place in places(about) if not about.path(folder, *place).exists()]
 
 
 def write(
     source: Source,
-    images: Split,
+    images: Split | Pair,
     folder: Path,
     about: About,
     on_step: Callable[[Progress], None] = lambda progress: None,
@@ -196,26 +185,47 @@ def write(
     Raises:
         ValueError: the folder holds something else, the disk is too small, or an answer is not finite.
     """
+    about = begin(source, images, folder, about)
+    add(source, images, folder, about, missing(about, folder), on_step)
+    return about
+
+
+def with_views(before: About, about: About, folder: Path) -> About:
+    """A cache that exists, with what `about` adds. Raises ValueError where they are not of the same."""
+    if different := replace(before, views=1).differences(replace(about, views=1)):
+        raise ValueError(f"{folder} holds another cache; they differ in {'; '.join(different)}; choose another folder")
+    return replace(before, views=max(before.views, about.views))
+
+
+def begin(source: Source, images: Split | Pair, folder: Path, about: About) -> About:
+    """All but the shards: `about.json`, with the views that are to come, and the first samples as they are.
+
+    Raises as `write` does.
+    """
     if (folder / ABOUT).exists():
-        before = read_about(folder)
-        if different := replace(before, views=1).differences(replace(about, views=1)):
-            raise ValueError(
-                f"{folder} holds another cache; they differ in {'; '.join(different)}; choose another folder"
-            )
-        about = replace(about, views=max(before.views, about.views))
+        about = with_views(read_about(folder), about, folder)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is no cache and not empty; choose an empty or new folder")
-    wanted = [(view, shard) for view in range(about.views) for shard in range(about.shards)]
-    missing = [place for place in wanted if not about.path(folder, *place).exists()]
     plain = _said(source, images, about, PLAIN, about.held(PLAIN, 0))
     _check_finite(plain, PLAIN)
-    _check_space(_packed(plain, about), folder, sum(len(about.held(*place)) for place in missing))
+    _check_space(_packed(plain, about), folder, sum(len(about.held(*place)) for place in missing(about, folder)))
+    _sweep(folder / ABOUT)
     write_json(folder / ABOUT, asdict(about))
-    for left in folder.glob("**/.*.tmp"):  # of a process that was killed
-        left.unlink()
     _save(plain, about, folder, PLAIN, 0)
-    steps, total = 0, sum(-(-len(about.held(*place)) // about.batch_size) for place in missing)
-    for view, shard in missing:
+    return about
+
+
+def add(
+    source: Source,
+    images: Split | Pair,
+    folder: Path,
+    about: About,
+    wanted: Sequence[Place],
+    on_step: Callable[[Progress], None] = lambda progress: None,
+) -> None:
+    """Write these shards of a cache that was begun. Raises ValueError for an answer that is not finite."""
+    steps, total = 0, sum(-(-len(about.held(*place)) // about.batch_size) for place in wanted)
+    for view, shard in wanted:
         tensors: dict[str, list[Tensor]] = {}
         held = about.held(view, shard)
         for start in range(held.start, held.stop, about.batch_size):
@@ -227,10 +237,9 @@ def write(
         whole = {name: torch.cat(parts) for name, parts in tensors.items()}
         _check_finite(whole, view)
         _save(whole, about, folder, view, shard)
-    return about
 
 
-def _said(source: Source, images: Split, about: About, view: int, rows: Sequence[int]) -> dict[str, Tensor]:
+def _said(source: Source, images: Split | Pair, about: About, view: int, rows: Sequence[int]) -> dict[str, Tensor]:
     size = len(rows) if view == PLAIN else min(about.batch_size, about.samples)
     index = torch.tensor([*rows, *[rows[-1]] * (size - len(rows))], device=images.labels.device)
     pixels = shown(images, index, about.augment, about.data_seed, None if view == PLAIN else view)
@@ -255,24 +264,16 @@ def _packed(said: dict[str, Tensor], about: About) -> dict[str, Tensor]:
     return found | tail
 
 
-def check_tail(name: str, objective: Objective, k: int, temperature: float | None) -> None:
-    """Raises ValueError where the k largest logits, with the rest spread evenly, are not what a loss is about."""
-    if not objective.tail_spread:
-        raise ValueError(
-            f"term {name!r} reads all of the teacher's logits, and the cache would hold the {k} largest; kd can do "
-            "with these, for other methods leave out --top-k"
-        )
-    own = getattr(objective, "temperature", None)
-    if own != temperature:
-        raise ValueError(
-            f"term {name!r} has temperature {own}, and the mass of the classes that the cache does not hold is that at "
-            f"temperature {temperature}; write one cache for each temperature"
-        )
-
-
 def _save(tensors: dict[str, Tensor], about: About, folder: Path, view: int, shard: int) -> None:
+    _sweep(about.path(folder, view, shard))
     ready, mark = {name: value.cpu().contiguous() for name, value in tensors.items()}, _mark(about, view, shard)
     write_beside(about.path(folder, view, shard), lambda beside: save_file(ready, beside, metadata=mark))
+
+
+def _sweep(path: Path) -> None:
+    """Take away what a process that was killed while it wrote this file has left."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink()
 
 
 def _check_finite(tensors: dict[str, Tensor], view: int) -> None:

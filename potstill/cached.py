@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from potstill.cache import check_tail, read_about, read_shard, spread
+from potstill.cache import read_about, read_shard
 from potstill.errors import did_you_mean
+from potstill.largest import check_tail, spread
 from potstill.taps import stages_of
 from potstill.types import PLAIN, Batch, Objective, Outputs, Task
 

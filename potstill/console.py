@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from potstill.types import Progress as Steps
 
@@ -28,14 +36,17 @@ class Talk:
         if not self.quiet:
             self.console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
+    def _progress(self, *columns: ProgressColumn, shown: bool = True) -> Progress:
+        live = shown and not self.quiet and moving(self.console)
+        return Progress(*columns, console=self.console, disable=not live, transient=True)
+
     @contextmanager
-    def counted(self, name: str, total: int, shown: bool = True) -> Iterator[Callable[[], None]]:
-        """One bar that grows by one with every call of what is yielded."""
+    def counted(self, name: str, total: int, shown: bool = True) -> Iterator[Callable[..., None]]:
+        """One bar that grows with every call of what is yielded, by one or by as much as is given."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        off = self.quiet or not shown
-        with Progress(*columns, console=self.console, disable=off, transient=True) as progress:
-            task = progress.add_task(name, total=total)
-            yield lambda: progress.advance(task)
+        with self._progress(*columns, shown=shown) as progress:
+            task = progress.add_task(escape(name), total=total)
+            yield lambda done=1: progress.advance(task, done)
 
     @contextmanager
     def bars(self, cells: int) -> Iterator[Callable[[str, int], Callable[[Steps], None]]]:
@@ -50,7 +61,7 @@ class Talk:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, disable=self.quiet, transient=True) as progress:
+        with self._progress(*columns) as progress:
             whole = progress.add_task("networks", total=cells, completed=-1) if cells > 1 else None
             current = progress.add_task("", total=1)
 
@@ -61,6 +72,11 @@ class Talk:
                 return lambda done: progress.update(current, completed=done.step)
 
             yield begin
+
+
+def moving(console: Console) -> bool:
+    """Whether a bar can move there. Elsewhere, in a file say, Rich leaves an empty line for each."""
+    return console.is_interactive or console.is_jupyter
 
 
 def spanned(seconds: float) -> str:

@@ -71,7 +71,7 @@ class Processes:
         device, executor = self.idle.pop(0)
         if executor is None:
             context = multiprocessing.get_context("spawn")  # a forked child of a process with threads may hang
-            executor = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(self.threads,))
+            executor = ProcessPoolExecutor(1, context, initializer=follow_parent, initargs=(self.threads,))
         future = executor.submit(work, *arguments, device)
 
         def back(future: Future) -> None:
@@ -89,7 +89,7 @@ class Processes:
                 executor.shutdown()
 
 
-def _begin(threads: int) -> None:
+def follow_parent(threads: int) -> None:
     """A worker leaves Ctrl-C to the training loop, which saves first, and does not outlive its parent."""
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

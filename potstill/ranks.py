@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -90,6 +91,11 @@ def start(device: str | None) -> torch.device:
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return Accelerator(cpu=name == "cpu").device
+    return usable(name)
+
+
+def usable(name: str) -> torch.device:
+    """A device by its name. Raises ValueError where there is none."""
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -123,6 +129,26 @@ def wrap(system: nn.Module, device: torch.device) -> nn.Module:
         return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[ddp]).prepare_model(_Wrapped(system))
 
 
+class Root(nn.Module):
+    """A system for a wrapper that makes parameters whole only while its forward runs (FSDP2)."""
+
+    def __init__(self, system: nn.Module):
+        super().__init__()
+        self.system = system
+
+    def forward(self, *args: Any, act: Callable[..., Any] | None = None) -> Any:
+        """The system's, or whatever else needs whole parameters. Raises ValueError for a network it cannot hold."""
+        try:
+            return (act or self.system)(*args)
+        except RuntimeError as error:
+            if "DTensor" not in str(error) and "PostBackward" not in str(error):
+                raise
+            raise ValueError(
+                "fit.shard: this network reads a block's parameters outside of the block's own forward, or changes a "
+                f"block's input in place; leave fit.shard out ({str(error).splitlines()[0]})"
+            ) from error
+
+
 def anyone(flag: bool, device: torch.device) -> bool:
     """Whether it is true on any rank; all ranks must ask."""
     return bool(add_up(torch.tensor(int(flag), device=device))) if world_size() > 1 else flag
@@ -143,8 +169,13 @@ def agree(value: Any) -> Any:
     return box[0]
 
 
+def agree_on(tensors: Iterable[Tensor]) -> None:
+    """Give rank 0's values to all."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor.data, src=0)
+
+
 def agree_on_buffers(module: nn.Module) -> None:
     """Running statistics of batch norm are each rank's own: rank 0's are the run's."""
-    if world_size() > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, src=0)
+    agree_on(module.buffers())

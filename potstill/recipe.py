@@ -37,6 +37,8 @@ class Fit:
     """Largest norm of the whole gradient."""
     micro_batch: int | None = None
     """Most samples that run at once; larger batches are accumulated, with the same gradient."""
+    shard: bool = False
+    """Divide weights, gradients and optimizer state of the trained networks among the ranks (FSDP2)."""
     drop_last: bool = True
     """Leave out the last incomplete batch of an epoch."""
     ema: float | None = None

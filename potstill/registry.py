@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from potstill import checkpoint
+from potstill import checkpoint, runs
 from potstill.data.cache import folder as cache_folder
 from potstill.recipe import Fit
 from potstill.setting import Setting
@@ -49,7 +49,7 @@ def key(setting: Setting, seed: int) -> str:
 
 
 def _changing(fit: Fit) -> dict[str, Any]:
-    idle = ("checkpoint_seconds", "checkpoint_steps", "evaluate_every")
+    idle = (*runs.SAVING, "evaluate_every", "shard")
     return {name: value for name, value in asdict(fit).items() if name not in idle}
 
 

@@ -25,6 +25,9 @@ RECIPE, PRECISION, SUMMARY = "recipe.json", "precision.json", "summary.json"
 
 GROWS = ("methods", "seeds", "title")
 """Leaves of a recipe that may differ between two runs whose cells belong in one table."""
+SAVING = ("checkpoint_seconds", "checkpoint_steps")
+IDLE = {"data": ("workers",), "fit": SAVING, "teacher_fit": SAVING}
+"""Leaves that change no bit of a result: a run may go on with others."""
 
 
 def check(out: Path, values: dict[str, Any], resume: bool, grows: bool = False) -> bool:
@@ -41,7 +44,11 @@ def check(out: Path, values: dict[str, Any], resume: bool, grows: bool = False) 
             raise ValueError(f"{out} holds another run; continue it with --resume, or choose another --out")
         before = _recorded(recorded)
         left_out = GROWS if grows else ()
-        sides = [{k: v for k, v in side.items() if k not in left_out} for side in (before["recipe"], values["recipe"])]
+        known = "data" in before  # whether the pixels are others shows there, however they are read
+        sides = [
+            _changing({k: v for k, v in side.items() if k not in left_out}, ("stream",) if known else ())
+            for side in (before["recipe"], values["recipe"])
+        ]
         now, usual = _plain(sides[1]), _plain(asdict(Recipe(teacher_fit=Recipe().fit)))
         different = _differences(_completed(sides[0], now, usual), now)
         if different:
@@ -49,10 +56,14 @@ def check(out: Path, values: dict[str, Any], resume: bool, grows: bool = False) 
                 f"{out} was made by another recipe and cannot be resumed with this one; they differ in "
                 + "; ".join(different[:5])
             )
-        if "data" in before and before["data"] != values.get("data", before["data"]):
+        if known and before["data"] != values.get("data", before["data"]):
+            read = [side.get("data", {}).get("stream") for side in (before["recipe"], values["recipe"])]
+            why = (
+                f"; they were read with data.stream {read[0]}, and are now with {read[1]}" if read[0] != read[1] else ""
+            )
             raise ValueError(
-                f"{out} was begun with other images or labels; what they gave and what these give do not belong in "
-                "one table: bring the data back as it was, or choose another --out"
+                f"{out} was begun with other images or labels{why}; what they gave and what these give do not belong "
+                "in one table: bring the data back as it was, or choose another --out"
             )
         return True
     if out.exists() and any(out.iterdir()):
@@ -177,6 +188,15 @@ def _recorded(path: Path) -> dict[str, Any]:
         return {**found, "recipe": found["recipe"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read as the recipe of a run ({error}); choose another --out") from None
+
+
+def _changing(recipe: dict[str, Any], read: tuple[str, ...]) -> dict[str, Any]:
+    """A recipe without what changes no bit; `read` are further leaves of its data."""
+    idle = {part: (*names, *read) if part == "data" else names for part, names in IDLE.items()}
+    return {
+        part: {k: v for k, v in values.items() if k not in idle.get(part, ())} if isinstance(values, dict) else values
+        for part, values in recipe.items()
+    }
 
 
 def _plain(values: Any) -> Any:

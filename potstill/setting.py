@@ -98,6 +98,7 @@ class Setting:
             "classes": list(self.train.classes),
             "channels": self.train.channels,
             "size": list(self.train.size),
+            "part": self.train.part,
             "preprocess": self.preprocess(spec, method).describe(),
             "data": self.train.name,
             "method": "registered" if method is None else method.name,
@@ -254,6 +255,7 @@ def unused(fit: Fit, where: str) -> list[str]:
         ("warmup", fit.schedule != "cosine", f"the schedule is {fit.schedule}, and only cosine warms up"),
         ("milestones", fit.schedule != "milestones", f"the schedule is {fit.schedule}"),
         ("micro_batch", fit.micro_batch is not None and fit.micro_batch >= fit.batch_size, "it holds a whole batch"),
+        ("shard", fit.shard and world_size() == 1, "there is one process; start several with torchrun"),
     ]
     return [
         f"{where}.{name}={getattr(fit, name)} has no effect: {why}"

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from potstill import checkpoint
 from potstill.branches import Ensemble
-from potstill.data.decode import pixels
+from potstill.data.decode import as_array, pixels, upright
 from potstill.data.preprocess import Preprocess
+from potstill.data.views import middle
 from potstill.errors import did_you_mean
 from potstill.models import build, load_weights
 from potstill.objectives.simkd import Reused
@@ -59,7 +60,8 @@ def load(run: str | Path, model: nn.Module | None = None) -> Predictor:
         model = Ensemble.like(model, **card["branched"])
     load_weights(model, folder / WEIGHTS)
     preprocess = Preprocess.from_dict(card["preprocess"]) if card.get("preprocess") else None
-    return Predictor(model.eval(), preprocess, tuple(card.get("classes") or ()), card.get("channels"), card.get("size"))
+    shown = {name: card.get(name) for name in ("channels", "size", "part")}
+    return Predictor(model.eval(), preprocess, tuple(card.get("classes") or ()), **shown)
 
 
 def _card(folder: Path) -> dict[str, Any]:
@@ -98,10 +100,12 @@ class Predictor(nn.Module):
         classes: Sequence[str],
         channels: int | None = None,
         size: Sequence[int] | None = None,
+        part: float | None = None,
     ):
         super().__init__()
         self.model, self.preprocess, self.classes = model, preprocess, tuple(classes)
         self.channels, self.size = channels, None if size is None else (size[0], size[1])
+        self.part = part
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, K]` of images as they were in training: uint8 `[B, C, H, W]`, or floating point in [0, 1]."""
@@ -118,8 +122,8 @@ class Predictor(nn.Module):
         """Class names, one per image.
 
         `images` is one image or a list of them: PIL images, paths, or arrays `[H, W]` or `[H, W, C]` of uint8; they
-        are made grey or colour, resized and cropped like the training images were. Or a tensor `[B, C, H, W]`, uint8
-        or floating point in [0, 1], which must have their channels and size already.
+        are made grey or colour, resized and cropped as for evaluation. Or a tensor `[B, C, H, W]`, uint8 or floating
+        point in [0, 1], which must have the channels and the size of the training images already.
         """
         parameter = next(self.model.parameters(), None)
         device = torch.device("cpu") if parameter is None else parameter.device
@@ -148,7 +152,10 @@ class Predictor(nn.Module):
             image = _opened(Path(image))
         if not isinstance(image, Image.Image):
             raise ValueError(f"cannot predict on a {type(image).__name__}; give PIL images, paths, arrays or a tensor")
-        return torch.from_numpy(pixels(image, self.channels or 3, self.size))
+        channels = self.channels or 3
+        if self.part is not None and self.size is not None:
+            return torch.from_numpy(as_array(middle(upright(image, channels), self.size[0], self.part)))
+        return torch.from_numpy(pixels(image, channels, self.size))
 
 
 def _opened(path: Path) -> Image.Image:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import tyro
 
 from potstill import catalogue
-from potstill.cache import DTYPES, About, check_tail, write
-from potstill.cell import assemble
+from potstill.cache import DTYPES, About
+from potstill.caching import filled, needed, rows_at_once
 from potstill.commands.arguments import SHORT, adapted, flags, split, unknown, value
 from potstill.console import Talk
 from potstill.data import load
@@ -23,12 +22,12 @@ from potstill.errors import did_you_mean
 from potstill.methods import Method, parse
 from potstill.models import check_name
 from potstill.precision import Precision
-from potstill.ranks import start, world_size
-from potstill.recipe import Fit, Recipe
+from potstill.ranks import usable
+from potstill.recipe import Recipe
 from potstill.setting import Setting
+from potstill.shares import Share, start, write_share
 from potstill.tasks.classify import Classify
 from potstill.teachers import examine
-from potstill.types import MAIN
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,8 @@ class Options:
     """Nothing more than without: finished shards are always kept."""
     smoke: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """The recipe at its smallest size."""
+    jobs: int = 1
+    """Processes that write at once, on one GPU after the other; under torchrun its own processes share the work."""
     seed: int = 0
     """Seed of the throw-away students that show which taps the methods read."""
     device: str | None = None
@@ -86,16 +87,19 @@ def run(arguments: list[str]) -> int:
         prog="potstill cache",
         config=(tyro.conf.AvoidSubcommands,),
     )
-    options, talk = given.options, Talk(quiet=given.options.quiet)
+    options, share = given.options, Share.first(given.options.jobs)
+    talk = Talk(quiet=options.quiet or share.number > 0)
     if options.out is None:
         raise ValueError("potstill cache needs --out DIR: the folder to write into")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: talk.warn(str(message))  # ty: ignore[invalid-assignment]
-            about = fill(given.recipe, options.out, options, talk)
+            about = fill(given.recipe, options.out, options, talk, share)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; what is finished is kept: the same command goes on\n")
         return 130
+    if share.number:
+        return 0
     size = sum(path.stat().st_size for path in options.out.rglob("*.safetensors"))
     found = {"cache": str(options.out), "views": about.views, "samples": about.samples, "taps": list(about.taps)}
     if options.json:
@@ -108,14 +112,26 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def fill(recipe: Recipe, folder: Path, options: Options, talk: Talk) -> About:
-    """Look at the recipe, find out what must be stored, and store what is not there yet."""
-    setting, methods, precision = _setting(recipe, options, talk), _methods(recipe), Precision.named(options.precision)
+def fill(recipe: Recipe, folder: Path, options: Options, talk: Talk, share: Share) -> About:
+    """Look at the recipe, find out what must be stored, and store this process's share of what is not there yet."""
+    setting = _setting(recipe, options, talk, share)
+    methods, precision = _methods(recipe), Precision.named(options.precision)
     spec, data = setting.recipe.teacher, setting.recipe.data
     teacher = setting.teacher(setting.network(spec, "teacher", options.seed), precision)
     examples = setting.examples(recipe.fit, options.seed)
-    taps, temperature = needed(setting, methods, options)
-    examine(teacher, Classify(), examples.held, len(setting.train.classes), talk)
+    taps, temperature = needed(
+        [method for method in methods if method.needs_teacher],
+        lambda method: setting.student(method, options.seed, teacher),
+        teacher,
+        lambda fit: setting.examples(fit, options.seed),
+        recipe.fit,
+        setting.preprocess(setting.recipe.student),
+        options.top_k,
+        precision=precision,
+        **setting.others(options.seed, precision),
+    )
+    if share.number == 0:
+        examine(teacher, Classify(), examples.held, len(setting.train.classes), talk)
     about = About(
         teacher=teacher.fingerprint,
         precision=precision.name,
@@ -131,66 +147,24 @@ def fill(recipe: Recipe, folder: Path, options: Options, talk: Talk) -> About:
         temperature=temperature,
         views=data.views or 1,
     )
-    with talk.bars(1) as begin:
-        started: list[Any] = []
 
-        def show(progress):
-            if not started:
-                started.append(begin("teacher", progress.total))
-            started[0](progress)
+    def others():
+        helping = share.number == 0 and options.jobs > 1
+        return start(_help, recipe, folder, options, jobs=options.jobs) if helping else []
 
-        return write(teacher, setting.train, folder, about, show)
+    return filled(talk, partial(write_share, helpers=others), teacher, setting.train, folder, about, share)
 
 
-def needed(setting: Setting, methods: Sequence[Method], options: Options) -> tuple[tuple[str, ...], float | None]:
-    """The taps that the methods read in the teacher, and the one temperature of the losses on top-k logits.
-
-    Every stage of every method is wired to the teacher on throw-away students. Raises ValueError for a method that no
-    cache can serve.
-    """
-    fit, seed = setting.recipe.fit, options.seed
-    teacher = setting.teacher(setting.network(setting.recipe.teacher, "teacher", seed))
-    taps: dict[str, None] = {}
-    temperature = None
-    for method in (method for method in methods if method.needs_teacher):
-        for stage in method.stages:
-            if modules := [term.label for term in stage.terms if term.kind.needs_modules]:
-                raise ValueError(
-                    f"method {method.name!r}: {modules[0]} is built from modules of the teacher, which no cache holds; "
-                    "leave it out of --methods, and teach it live"
-                )
-            student = setting.student(method, seed, teacher)
-            engine = assemble(
-                student,
-                teacher,
-                method,
-                setting.examples(stage.fit(fit), seed),
-                stage.fit(fit),
-                stage=stage,
-                preprocess=setting.preprocess(setting.recipe.student),
-                **setting.others(seed),
-            )
-            taps |= dict.fromkeys(engine.system.wanted.get(("teacher", MAIN), ()))
-            for term in engine.system.wired:
-                if options.top_k is not None and term.right is not None and "output" in term.right.taps:
-                    temperature = temperature or getattr(term.objective, "temperature", None)
-                    check_tail(term.name, term.objective, options.top_k, temperature)
-    if options.top_k is not None and temperature is None:
-        raise ValueError("--top-k has nothing to store: no method reads the teacher's logits; leave it out")
-    return tuple(taps), temperature
+def _help(recipe: Recipe, folder: Path, options: Options, share: Share) -> None:
+    """What a process that `--jobs` started does."""
+    fill(recipe, folder, options, Talk(quiet=True), share)
 
 
-def rows_at_once(fit: Fit, batch_size: int) -> int:
-    """How many samples a network sees at once in training, in one process."""
-    parts = 1 if fit.micro_batch is None else -(-batch_size // fit.micro_batch)
-    return -(-batch_size // parts)
-
-
-def _setting(recipe: Recipe, options: Options, talk: Talk) -> Setting:
+def _setting(recipe: Recipe, options: Options, talk: Talk, share: Share) -> Setting:
     check_name(recipe.teacher.name)
     if options.dtype is not None and options.dtype not in DTYPES:
         raise ValueError(f"--dtype {options.dtype!r} is unknown; {did_you_mean(options.dtype, DTYPES)}")
-    for flag, count in (("--top-k", options.top_k), ("--views", options.views)):
+    for flag, count in (("--top-k", options.top_k), ("--views", options.views), ("--jobs", options.jobs)):
         if count is not None and count < 1:
             raise ValueError(f"{flag} must be at least 1, got {count}")
     if not recipe.teacher.taught:
@@ -201,12 +175,10 @@ def _setting(recipe: Recipe, options: Options, talk: Talk) -> Setting:
     usual = 1 if recipe.data.augment == "none" else recipe.fit.epochs
     views = options.views or recipe.data.views or usual
     recipe = replace(recipe, data=replace(recipe.data, views=views), teacher=replace(recipe.teacher, cache=None))
-    device = start(options.device)
-    if world_size() > 1:
-        raise ValueError(f"potstill cache runs in one process, not in {world_size()}; any number may read the cache")
+    device = usable(share.device(options.device))
     train, valid = (images.to(device) for images in load(recipe.data, quiet=talk.quiet))
     talk.say(f"data: {train.name}, {len(train):,} training images, {views} view(s) of each")
-    return Setting(recipe, torch.device(device), train, valid)
+    return Setting(recipe, device, train, valid)
 
 
 def _methods(recipe: Recipe) -> list[Method]:

@@ -12,16 +12,15 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
-from rich.console import Console
-from rich.progress import Progress
 
+from potstill.console import Talk
 from potstill.data.raw import Item
 
 MIXED_SIZE = 64
 """Side of the square that images of different sizes are brought to when no size is given."""
 
 _CHUNK = 128
-_BAR_FROM = 2000
+BAR_FROM = 2000
 _GREY_MODES = ("1", "L", "LA", "La", "F", "I")
 _T = TypeVar("_T")
 
@@ -89,16 +88,13 @@ def _each(items: Sequence[Item], work: Callable[[Item, int], _T], title: str, qu
     get_ready()
     starts = range(0, len(items), _CHUNK)
     results: list[_T | str] = []
-    console = Console(stderr=True)
-    hidden = quiet or len(items) <= _BAR_FROM
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        Progress(console=console, disable=hidden, transient=True) as bar,
+        Talk(quiet).counted(title, len(items), len(items) > BAR_FROM) as advance,
     ):
-        task = bar.add_task(title, total=len(items))
         for part in pool.map(chunk, starts):
             results += part
-            bar.advance(task, len(part))
+            advance(len(part))
     return results
 
 

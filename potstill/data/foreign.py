@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -60,7 +62,8 @@ class Ordered:
     """Training batches of a map-style `Dataset` in Potstill's own order, a function of (seed, epoch).
 
     Items are `(input, label)` or mappings, as for `Given`. A run resumes at the beginning of an epoch, because the
-    data set's own transforms may be random. Once `classes` is set, labels are checked against it.
+    data set's own transforms may be random. Once `classes` is set, labels are checked against it. Tensors are the same
+    every time: their batches say that they show view 0.
     """
 
     exact = False
@@ -70,6 +73,7 @@ class Ordered:
     def __init__(self, dataset: Dataset, batch_size: int, device: torch.device | str, seed: int = 0):
         self.dataset, self.batch_size, self.device, self.seed = dataset, batch_size, device, seed
         self.samples = len(cast(Sized, dataset))
+        self.number = 0 if type(dataset) is TensorDataset else None
         self.steps = self.samples // batch_size
         if self.steps == 0:
             raise ValueError(f"the data set has {self.samples} samples, fewer than one batch of {batch_size}")
@@ -84,7 +88,27 @@ class Ordered:
                 view = as_batch(item, 0, "cpu")[0].main
                 if self.classes is not None and view.label is not None:
                     check_labels(view.label, self.classes, index)
-                yield Batch({MAIN: View(view.input, index, view.label).to(self.device)})
+                yield Batch({MAIN: View(view.input, index, view.label, number=self.number).to(self.device)})
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A pair of tensors as a cache needs it: inputs `[N, ...]` of any dtype, and int64 `[N]` labels."""
+
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def digest(self) -> str:
+        """A hash of inputs and labels."""
+        shapes = [(str(part.dtype), tuple(part.shape)) for part in (self.images, self.labels)]
+        digest = hashlib.blake2b(repr(shapes).encode(), digest_size=8)
+        for part in (*self.images.split(4096), self.labels):
+            digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
 
 def in_order(data: Any, batch_size: int, device: torch.device | str, classes: int | None = None) -> Iterator[Batch]:

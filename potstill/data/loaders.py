@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from potstill.data.augment import augmented
+from potstill.data.foreign import Pair
 from potstill.data.order import Order
 from potstill.data.resident import Resident
 from potstill.data.spec import Images
@@ -99,11 +100,13 @@ def training(images: Split, batch_size: int, *, augment: str, **kw) -> Resident 
     return Resident(images, batch_size, augment=augment, **kw)
 
 
-def shown(images: Split, index: Int64[Tensor, " B"], augment: str, seed: int, number: int | None) -> Tensor:
+def shown(images: Split | Pair, index: Int64[Tensor, " B"], augment: str, seed: int, number: int | None) -> Tensor:
     """Some images as view `number` of the augmentation shows them, or as they are (None), at once."""
     if isinstance(images, Stream):
         return images.decoded(index, number, seed)
-    return images.images[index] if number is None else augmented(images.images, index, augment, seed, number)
+    if number is None or augment == "none":
+        return images.images.index_select(0, index)
+    return augmented(images.images, index, augment, seed, number)
 
 
 def batches(images: Split, batch_size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:

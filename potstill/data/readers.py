@@ -20,6 +20,7 @@ from potstill.data.spec import RESIZED, Data, Images
 from potstill.data.stream import Stream
 from potstill.data.streaming import streamed, title
 from potstill.data.tables import HUB_NAMES, hub, parquet, parquet_files, tables
+from potstill.data.unreadable import described
 from potstill.errors import did_you_mean
 
 VERSION = 1
@@ -27,8 +28,6 @@ VERSION = 1
 
 DIGITS_TRAIN = 200
 """Training images of the embedded data set: few, so that a teacher has something to add."""
-
-_SHOWN = 3
 
 
 def load(data: Data, *, quiet: bool = False) -> tuple[Images | Stream, Images | Stream]:
@@ -232,9 +231,7 @@ def _split(data: Data, raw: Raw, given: Plan | None, title: str, quiet: bool) ->
     entry = cache.Entry(found.pixels, raw.labels, tuple(notes))
     if not found.failures:
         return _Ready(key, entry, True)
-    shown = "; ".join(f"{raw.where(row)}: {reason}" for row, reason in list(found.failures.items())[:_SHOWN])
-    more = " …" if len(found.failures) > _SHOWN else ""
-    trouble = f"{title}: {len(found.failures)} of {len(raw)} images cannot be read: {shown}{more}"
+    trouble = described(title, raw, found.failures)
     if not data.skip_unreadable or len(found.failures) == len(raw):
         return _Ready(key, entry, True, trouble)
     kept = np.array([row not in found.failures for row in range(len(raw))])

@@ -57,7 +57,7 @@ class Data:
     """Keep fewer and fewer training images of later classes, the first having so many times as many as the last (an
     exponential long tail). Validation images all stay."""
     skip_unreadable: bool = False
-    """Leave out image files that cannot be read, instead of stopping."""
+    """Leave out image files that cannot be read, instead of stopping. Streamed images are all decoded for it, once."""
     augment: Augment = "crop-flip"
     """Augmentation of the training images. resized-crop-flip is ImageNet's: random resized crops, and the middle 7/8
     of each image for evaluation."""
@@ -123,6 +123,10 @@ class Images:
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.images.shape[2], self.images.shape[3]
+
+    @property
+    def part(self) -> None:
+        """Part of an image's shorter side that evaluation sees: all of it."""
 
     @property
     def mean(self) -> tuple[float, ...]:

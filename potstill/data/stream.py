@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from potstill.data.decode import get_ready
 from potstill.data.raw import fingerprint
-from potstill.data.views import Pictures, Unreadable
+from potstill.data.spec import RESIZED
+from potstill.data.views import MIDDLE, Pictures, Unreadable
 
 MEASURED = 512
 """Images that mean and standard deviation are measured on, evenly spread over the split."""
@@ -60,6 +61,11 @@ class Stream:
     def size(self) -> tuple[int, int]:
         """Height and width."""
         return self.pictures.height, self.pictures.width
+
+    @property
+    def part(self) -> float | None:
+        """Part of an image's shorter side that evaluation sees; None: all of it."""
+        return MIDDLE if self.pictures.augment == RESIZED else None
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -124,7 +130,7 @@ class Stream:
     @property
     def _decoding(self) -> list[Any]:
         pictures = self.pictures
-        shown = [pictures.channels, pictures.height, pictures.width, pictures.augment == "resized-crop-flip"]
+        shown = [pictures.channels, pictures.height, pictures.width, pictures.augment == RESIZED]
         return ["stream", 1, self.split, list(self.classes), shown]
 
     @cached_property

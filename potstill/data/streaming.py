@@ -11,6 +11,7 @@ from potstill.data.decode import Plan, plan
 from potstill.data.raw import Raw
 from potstill.data.spec import RESIZED, Data
 from potstill.data.stream import Stream
+from potstill.data.unreadable import readable
 from potstill.data.views import Pictures
 
 RESIDENT_BYTES = 4 * 2**30
@@ -40,7 +41,9 @@ def streamed(
         return None
     notes = [*notes, *shape.notes, f"{name}: decoded while training, at {shape.width}x{shape.height}"]
     if data.skip_unreadable:
-        notes.append("data.skip_unreadable has no effect on streamed data: an image that cannot be read stops the run")
+        train, left = readable(train, shape.channels, f"{name} {train.split}", quiet)
+        valid, more = readable(valid, shape.channels, f"{name} {valid.split}", quiet)
+        notes += left + more
 
     def split(raw: Raw, notes: tuple[str, ...]) -> Stream:
         pictures = Pictures(raw, shape.channels, shape.height, shape.width, data.augment)

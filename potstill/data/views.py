@@ -25,6 +25,9 @@ MIDDLE = 7 / 8
 """Part of the shorter side that evaluation on ImageNet sees: 224 of 256 pixels."""
 
 
+_ADVICE = " (--data.skip-unreadable leaves unreadable images out)"
+
+
 class Unreadable(ValueError):
     """An image that cannot be read; the message names it. Its one argument is the message, so that it can travel."""
 
@@ -79,7 +82,7 @@ class Pictures:
         found = list(map(attempt, items) if pool is None else pool.map(attempt, items))
         for row, outcome in zip(rows.tolist(), found, strict=True):
             if isinstance(outcome, Exception):
-                raise Unreadable(f"{self.raw.where(row)} cannot be read: {reason(outcome)}") from outcome
+                raise Unreadable(f"{self.raw.where(row)} cannot be read: {reason(outcome)}{_ADVICE}") from outcome
         return found
 
     def _whole(self, item: Item) -> np.ndarray:
@@ -93,10 +96,10 @@ class Pictures:
             return as_array(crop(image, self.channels, box, mirrored, self.height))
 
 
-def middle(image: Image.Image, size: int) -> Image.Image:
-    """The shorter side resized to `size` 8 / 7 pixels, and the centre square of it: torchvision's evaluation."""
+def middle(image: Image.Image, size: int, part: float = MIDDLE) -> Image.Image:
+    """The shorter side resized to `size` / `part` pixels, and the centre square of it: torchvision's evaluation."""
     width, height = image.size
-    shorter = int(size / MIDDLE)
+    shorter = int(size / part)
     wide = width >= height
     scaled = (shorter * width // height, shorter) if wide else (shorter, shorter * height // width)
     image = image.resize(scaled, Image.Resampling.BILINEAR)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from potstill.data import Data, Images, Stream, from_datasets, load, readers, stores, streaming, training
+from potstill.data import Data, Images, Stream, from_datasets, load, readers, stores, streaming, training, unreadable
 
 CLASSES = ("ant", "bee")
 FEATURES = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(CLASSES)}}
@@ -250,7 +250,7 @@ def test_memory_or_files(folder, monkeypatch):
     always, _ = load(replace(data, stream="always", skip_unreadable=True), quiet=True)
     assert isinstance(always, Stream)
     assert any("decoded while training, at 16x16" in note for note in always.notes)
-    assert any("skip_unreadable has no effect" in note for note in always.notes)
+    assert not any("left out" in note for note in always.notes)
     monkeypatch.setattr(streaming, "RESIDENT_BYTES", 30 * 3 * 16 * 16)
     assert isinstance(load(data, quiet=True)[0], Images)
     monkeypatch.setattr(streaming, "RESIDENT_BYTES", 30 * 3 * 16 * 16 - 1)
@@ -314,6 +314,31 @@ def refuses(root, *words, **kw):
     for word in words:
         assert str(word) in str(caught.value), str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["folder", "parquet"])
+def test_unreadable_images_are_left_out(form, folder, tmp_path, truncate, monkeypatch):
+    """The same rows as from memory; they are looked for once, and again when a file comes or goes."""
+    truncate(folder / "train" / "bee" / "05.jpg")
+    (folder / "val" / "ant" / "02.jpg").write_text("no image")
+    root = folder if form == "folder" else as_parquet(folder, tmp_path / "p")
+    data = Data("set", root, size=16, augment="flip", skip_unreadable=True, stream="never", workers=0)
+    memory, files = load(data, quiet=True), load(replace(data, stream="always"), quiet=True)
+    for one, two, count in zip(memory, files, (23, 5), strict=True):
+        assert isinstance(two, Stream)
+        assert torch.equal(two.decoded(torch.arange(count)), one.images)
+        assert torch.equal(two.labels, one.labels)
+    left_out = [note for note in files[0].notes if "left out" in note]
+    assert len(left_out) == 2
+    assert "1 of 24 images cannot be read and were left out" in left_out[0]
+    assert "truncated" in left_out[0]
+    cropped = replace(data, stream="always", augment="resized-crop-flip")
+    with monkeypatch.context() as patch:
+        patch.setattr(unreadable, "_failures", None)
+        assert len(load(cropped, quiet=True)[0]) == 23
+    if form == "folder":
+        (folder / "train" / "ant" / "new.jpg").write_text("no image")
+        assert any("2 of 25 images cannot be read" in note for note in load(cropped, quiet=True)[0].notes)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

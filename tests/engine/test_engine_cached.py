@@ -11,10 +11,12 @@ from kill_worker import images
 from torch import nn
 
 from potstill import cache
-from potstill.cache import About, keep_largest, read_about, spread, write
+from potstill.cache import About, missing, places, read_about, write
 from potstill.cached import Cached
 from potstill.data import Preprocess, Resident, first
+from potstill.largest import keep_largest, spread
 from potstill.models import build
+from potstill.shares import Share, write_share
 from potstill.sources import Network, Shuffled
 from potstill.tasks.classify import Classify
 from potstill.types import MAIN, Source
@@ -181,3 +183,24 @@ def test_a_teacher_of_nan_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="answers with NaN or infinity"):
         write(bad, images(), tmp_path / "c", ABOUT)
     assert not (tmp_path / "c").exists()
+
+
+def test_a_process_that_dies_does_not_make_the_others_wait(few, tmp_path):
+    """The first of three processes writes its part, and says that another one is gone; the two are ended."""
+    ended = []
+
+    class Dead:
+        exitcode = 3
+
+        def terminate(self):
+            ended.append(self)
+
+        def join(self):
+            ended.append(self)
+
+    with pytest.raises(ValueError, match="ended with status 3; what is finished is kept"):
+        write_share(
+            teacher(), images(), tmp_path / "c", ABOUT, Share(0, 3), lambda progress: None, lambda: [Dead(), Dead()]
+        )
+    assert len(ended) == 4
+    assert missing(ABOUT, tmp_path / "c") == [place for n, place in enumerate(places(ABOUT)) if n % 3]

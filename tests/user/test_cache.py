@@ -1,7 +1,10 @@
 """A teacher that is paid once: potstill cache, then distill with --teacher.cache."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -136,11 +139,12 @@ def test_a_cache_that_is_not_whole_is_refused(stored, shell, weights, nothing_le
     [
         ((), "potstill cache needs --out DIR"),
         (("--out", "c", "--views", "0"), "--views must be at least 1, got 0"),
+        (("--out", "c", "--jobs", "0"), "--jobs must be at least 1, got 0"),
         (("--out", "c", "--dtype", "bf15"), "--dtype 'bf15' is unknown; did you mean 'bf16'?"),
         (("--out", "c", "--method", "student"), "no method listens to the teacher: student"),
         (("--out", "c", "--method", "ofd"), "method 'ofd': ofd is built from modules of the teacher"),
         (("--out", "c", "--method", "dkd", "--top-k", "3"), "term 'dkd' reads all of the teacher's logits"),
-        (("--out", "c", "--method", "icd", "--top-k", "3"), "--top-k has nothing to store"),
+        (("--out", "c", "--method", "icd", "--top-k", "3"), "top_k has nothing to store"),
         (("--out", "c", "--method", "kd", "kd(temperature=2)", "--top-k", "3"), "term 'kd' has temperature 2"),
         (("--out", "c", "--method", "kd", "--top-k", "10"), "top_k is 10 and the teacher answers with 10 classes"),
     ],
@@ -175,3 +179,35 @@ def test_the_largest_logits_teach_kd(shell, weights, distilled, tmp_path):
     assert status == 1
     assert "temperature 2, and the mass of the classes that the cache does not hold is that at temperature 4.0" in err
     assert shell(*usual, "--method", "kd")[0] == 0
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_two_processes_write_the_same_files(stored, shell, weights, tmp_path):
+    words = ("--method", "icd+kd", "--teacher.checkpoint", weights, "--views", "3", "--out", "c", "--jobs", "2")
+    status, _, err = shell("cache", "small.py", *words, "--quiet")
+    assert (status, err) == (0, "")
+    assert contents(tmp_path / "c") == contents(stored)
+
+
+def test_two_ranks_go_on_with_what_one_process_has_left(stored, weights, good, tmp_path):
+    """One rank lacks view 0, the other view 1, and beside that lies half of a file of a process that was killed."""
+    shutil.copytree(stored, tmp_path / "c")
+    for view in (0, 1):
+        (tmp_path / "c" / f"view000{view}" / "shard0000.safetensors").unlink()
+    (tmp_path / "c" / "view0001" / ".shard0000.safetensors.77.tmp").write_bytes(b"half")
+    words = ("--method", "icd+kd", "--teacher.checkpoint", weights, "--views", "3", "--out", tmp_path / "c", "--json")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--monitor-interval=0.1", "-m")
+    done = subprocess.run(
+        [sys.executable, *torchrun, "potstill", "cache", good.parent / "small.py", *words, "--quiet"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["views"] == 3
+    assert contents(tmp_path / "c") == contents(stored)

@@ -68,6 +68,27 @@ def test_differences_are_named(tmp_path):
         runs.check(tmp_path, changed(milestones=(0.5,)), resume=True)
 
 
+def test_what_changes_no_bit_may_change(tmp_path):
+    """Processes that decode, when checkpoints are saved, and how the data is read where the pixels are known."""
+
+    def run(workers=None, stream="auto", seconds=60.0, **more):
+        data = {"root": "photos", "workers": workers, "stream": stream}
+        fit = {"lr": 0.1, "checkpoint_seconds": seconds}
+        return {"recipe": {"data": data, "fit": fit, "teacher_fit": {**fit}}, "environment": {}, **more}
+
+    for place, more in ((tmp_path / "new", {"data": {"train": "a"}}), (tmp_path / "old", {})):
+        with runs.claim(place, run(**more), resume=False):
+            (place / "more").touch()
+        assert runs.check(place, run(4, seconds=5.0, **more), resume=True)
+    assert runs.check(tmp_path / "new", run(stream="always"), resume=True)
+    with pytest.raises(
+        ValueError, match=r"other images or labels; they were read with data.stream auto, and .* always"
+    ):
+        runs.check(tmp_path / "new", run(stream="always", data={"train": "b"}), resume=True)
+    with pytest.raises(ValueError, match=r"differ in data.stream \('auto', now 'always'\)"):
+        runs.check(tmp_path / "old", run(stream="always"), resume=True)
+
+
 def test_precision_is_settled_once(tmp_path):
     def never():
         raise AssertionError("measured again")

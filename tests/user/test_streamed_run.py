@@ -9,6 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import potstill
+from potstill import Data
+from potstill.data import load
+
 MEAN = ("--teacher.mean", "0.5", "--teacher.std", "0.25", "--student.mean", "0.5", "--student.std", "0.25")
 RUN = ("distill", "small.py", "--smoke", "--seeds", "1", "--precision", "float32", "--data.root", "photos", *MEAN)
 SMALL = ("--data.size", "16", "--fit.epochs", "2", "--fit.batch-size", "8")
@@ -36,6 +40,7 @@ def test_the_same_run_as_from_memory(shell, photos, tmp_path):
         status, out, err = shell(*RUN, *SMALL, "--data.stream", stream, "--data.workers", "1", "--out", name)
         assert status == 0, err
         assert ("decoded while training, at 16x16" in err) == (name == "files")
+        assert "" not in err.splitlines()  # no trace of the progress bars where they cannot move
         (share,) = re.findall(r"waited for data: ([\d.]+) % of [\d.]+ s of training", err)
         assert 0 <= float(share) <= 100
         assert "top-1" in out
@@ -55,6 +60,12 @@ def test_imagenets_augmentation(shell, photos, tmp_path):
     card = json.loads((tmp_path / "run" / "student.json").read_text())
     assert card["size"] == [16, 16]
     assert 0.2 < card["preprocess"]["mean"][0] < 0.8
+    student, seen = potstill.load("run"), []
+    student.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    valid = load(Data(root=photos, size=16, augment="resized-crop-flip"), quiet=True)[1]
+    student.predict(valid.pictures.raw.read(np.arange(3)))  # files; the network sees what it was evaluated on
+    student(torch.stack([valid.picture(number) for number in range(3)]))
+    assert torch.equal(torch.cat(seen[:3]), seen[3])
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["data"]["train"]
     status, out, err = shell(*words[:-1], "more", "--data.stream", "never")
     assert status == 2

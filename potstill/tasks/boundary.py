@@ -91,7 +91,7 @@ class Boundary(Classify):
         draw = uniform(main.index, seed, "bss", progress.step)
         target = drawn(theirs, main.label, draw)
         chosen = chosen & (target != main.label)
-        if rows.device.type == "cpu":  # elsewhere the shape is fixed, and those that stay are computed too
+        if _readable(rows):  # elsewhere the shape is fixed, and those that stay are computed too
             rows = rows[chosen[rows]]
         wanted = chosen[rows]
         near = self.crossed(pixels[rows], main.label[rows], target[rows], main.index[rows], wanted)
@@ -118,7 +118,7 @@ class Boundary(Classify):
                 gap = _pick(logits, label) - _pick(logits, target)
             (gradient,) = torch.autograd.grad(-gap.sum(), x)
             active = wanted & (logits.argmax(1) == label)
-            if x.device.type == "cpu" and not active.any():  # elsewhere asking would wait for the device
+            if _readable(active) and not active.any():
                 break
             length = gradient.flatten(1).norm(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
             along = self.attack.step * (gap.detach() + TINY).to(x.dtype) / length
@@ -159,6 +159,11 @@ def drawn(
     reached = others.cumsum(1)
     found = (reached <= draw[:, None] * reached[:, -1:]).sum(1)
     return torch.where(reached[:, -1] > 0, found.clamp(max=others.shape[1] - 1), label)
+
+
+def _readable(value: Tensor) -> bool:
+    """Its values can be asked for without waiting for a device, and are not those of a trace."""
+    return value.device.type == "cpu" and type(value) is Tensor
 
 
 def _probabilities(logits: Tensor) -> Tensor:

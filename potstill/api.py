@@ -141,6 +141,7 @@ def distill(
                 fit,
                 student_preprocess,
                 teacher_preprocess,
+                compiling=True,
             ),
         )
         talk.say(f"method {plan.name}: {plan.plan}; precision: {why}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.callbacks import Callback
+from potstill.compiling import consider
 from potstill.data.preprocess import Preprocess
 from potstill.engine import Engine
 from potstill.hashing import hash_int
@@ -273,9 +274,13 @@ def choose_precision(
     preprocess: Preprocess | None,
     teacher_preprocess: Preprocess | None,
     rounds: int = 5,
+    compiling: bool = False,
     **kw: Any,
 ) -> Choice:
-    """Measure real steps on throw-away copies: weights, statistics and random state stay as they are."""
+    """Measure real steps on throw-away copies: weights, statistics and random state stay as they are.
+
+    With `compiling` also compiled ones, where a student's training is long enough (`compiling.consider`).
+    """
     device = examples.probe.main.index.device
 
     def step(precision: Precision) -> Callable[[], None]:
@@ -292,4 +297,5 @@ def choose_precision(
 
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         batch = next(iter(examples.loader.epoch(0)))  # a loader of somebody else's may draw random numbers
-        return choose(step, device, rounds)
+        choice = choose(step, device, rounds)
+        return consider(choice, step, fit.epochs * examples.loader.steps, device, rounds) if compiling else choice

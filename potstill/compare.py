@@ -70,7 +70,7 @@ def opened(recipe: Recipe, options: Options) -> Setting:
 def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[str, Any]:
     talk, recipe = options.talk, setting.recipe
     precision, why = runs.settle_precision(
-        options.out, options.precision, lambda: setting.measure(methods, options.seed)
+        options.out, options.precision, lambda: setting.measure(methods, options.seed, compiling=True)
     )
     talk.say(f"precision: {why}")
     for method in methods:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from potstill import checkpoint
+from potstill import checkpoint, compiling
 from potstill.callbacks import Callback
 from potstill.loop import Loader, Result, drive
 from potstill.optim import average_of, make_optimizer
@@ -136,7 +136,8 @@ class Engine:
         if self.step == 0:
             self.stepper.prime(batch, self.progress)
         self.optimizer.zero_grad()
-        shares = self.stepper(batch, self.progress)
+        with compiling.step(len(batch) * world_size() == getattr(self.loader, "batch_size", None)):
+            shares = self.stepper(batch, self.progress)
         self.held.exchange()
         self.sums += shares
         self.finite += shares.isfinite()

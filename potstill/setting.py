@@ -199,8 +199,8 @@ class Setting:
                     preprocess=self.preprocess(student, method),
                 )
 
-    def measure(self, methods: list[Method], seed: int, rounds: int = 5) -> Choice:
-        """The fastest precision for a step of these methods, by the median of so many."""
+    def measure(self, methods: list[Method], seed: int, rounds: int = 5, compiling: bool = False) -> Choice:
+        """The fastest precision for a step of these methods, by the median of so many; see `choose_precision`."""
         method = next((m for m in reversed(methods) if m.needs_teacher), methods[0])
         teacher = self.cached or self.network(self.recipe.teacher, "teacher", seed)
         return choose_precision(
@@ -212,6 +212,7 @@ class Setting:
             self.preprocess(self.recipe.student, method),
             self.preprocess(self.recipe.teacher),
             rounds,
+            compiling,
             **self.others(seed),
         )
 

@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import AveragedModel
 
 from potstill.blocks import answers, blocks
-from potstill.precision import lay_out
+from potstill.precision import Precision, lay_out
 from potstill.ranks import Root, add_up, agree_on, gather, world_size, wrap
 from potstill.step import System
 from potstill.terms import Wired
@@ -244,6 +244,11 @@ def _over(name: str, source: Any, networks: nn.ModuleDict) -> Any:
         raise ValueError(
             f"fit.shard: the trained source {name!r} ({type(source).__name__}) cannot be given other weights "
             "(with_module), which its sharded copy needs; leave fit.shard out"
+        )
+    if getattr(source, "precision", Precision()).compiled:
+        raise ValueError(
+            f"fit.shard: the source {name!r} runs compiled, which was not tried with a sharded network; leave "
+            "fit.shard out, or name a precision without -compile"
         )
     return move(networks[name])
 

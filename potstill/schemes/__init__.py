@@ -8,6 +8,7 @@ from potstill.schemes.dml import DML
 from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
 from potstill.schemes.one import ONE
+from potstill.schemes.r2kd import R2KD
 from potstill.schemes.teachers import Teachers
 
 SCHEMES: dict[str, type[Scheme]] = {
@@ -16,7 +17,8 @@ SCHEMES: dict[str, type[Scheme]] = {
     "dual": Dual,
     "ema": EMA,
     "one": ONE,
+    "r2kd": R2KD,
     "teachers": Teachers,
 }
 
-__all__ = ["BSS", "DML", "EMA", "ONE", "SCHEMES", "Dual", "Teachers"]
+__all__ = ["BSS", "DML", "EMA", "ONE", "R2KD", "SCHEMES", "Dual", "Teachers"]

@@ -45,7 +45,9 @@ def watch(run, steps=3):
 
 
 @pytest.mark.parametrize("micro", [None, 4])
-@pytest.mark.parametrize("method", ["ce", "kd", "icd", "fitnet", "icd+kd", "icd+kd+fitnet"])
+@pytest.mark.parametrize(
+    "method", ["ce", "kd", "icd", "fitnet", "icd+kd", "icd+kd+fitnet", "r2kd(augment=cutmixpick,rank=soft)"]
+)
 def test_nothing_waits(method, micro):
     watch(engine(None, replace(SGD, micro_batch=micro, clip=1.0), method=method))
 

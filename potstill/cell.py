@@ -174,10 +174,7 @@ def adapted(
     preprocess: Preprocess | None = None,
     fresh: Callable[[str], nn.Module] | None = None,
 ) -> nn.Module:
-    """The network that a method trains: the student, or what its scheme or an objective builds around the student.
-
-    `fresh` as for `assemble`.
-    """
+    """The network that a method trains: the student, or what its scheme or an objective builds around the student."""
 
     def listen(source: Source, taps: Sequence[str]) -> Outputs:
         with untouched(source.module) if source.module is not None else nullcontext(), torch.no_grad():

@@ -40,7 +40,7 @@ def check_assistants(assistants: Sequence[Assistant]) -> None:
                 + did_you_mean(one.teacher, known)
             )
         _check_start(one, {other.name: other for other in assistants if other.name in known})
-        if (method := parse(one.method)).adapting:
+        if (method := parse(one.method)).adapts:
             raise ValueError(f"assistant {one.name!r}: {method.name} makes another network of it; take another method")
         known.append(one.name)
 

@@ -8,14 +8,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from potstill.adapting import adapted
 from potstill.budget import budgeted, seen_by_students
 from potstill.cache import PROBE_ROWS, read_about
 from potstill.cached import Cached
-from potstill.cell import Examples, adapted, assemble, choose_precision, source
+from potstill.cell import assemble, choose_precision
 from potstill.data import Preprocess, Split, batches, first, training
+from potstill.data.degrade import tail_accuracy
 from potstill.data.subset import Lesson, lesson
+from potstill.examples import Examples, source
 from potstill.hashing import hash_int
 from potstill.methods import Method
 from potstill.models import build, described, load_weights
@@ -55,6 +58,12 @@ class Setting:
         """What students see of the training images."""
         return lesson(self.train, self.recipe.data, seen_by_students(self.recipe))
 
+    def tail_top1(self, predictions: Tensor) -> float | None:
+        """Accuracy on the rarest classes of the training data, where that has a long tail."""
+        if self.recipe.data.imbalance == 1:
+            return None
+        return tail_accuracy(predictions, self.valid.labels.to(predictions.device), len(self.train.classes))
+
     def network(self, spec: Network, role: str, seed: int) -> nn.Module:
         """A network of the recipe, initialised as a function of (seed, role), with its checkpoint if it has one."""
         with torch.random.fork_rng(devices=[]):
@@ -69,7 +78,7 @@ class Setting:
         spec = self.recipe.student
         module = self.network(spec, "student", seed)
         examples, preprocess = self.examples(self.recipe.fit, seed), self.preprocess(spec)
-        return adapted(module, teacher, method, examples, seed=seed, preprocess=preprocess)
+        return adapted(module, teacher, method, examples, seed=seed, preprocess=preprocess, fresh=self.fresh(seed))
 
     def architecture(self, spec: Network) -> dict[str, Any]:
         """What `potstill.models.build` needs."""
@@ -88,7 +97,7 @@ class Setting:
         """
         if (spec.mean is None) != (spec.std is None):
             raise ValueError(f"network {spec.name!r}: give both mean and std, or neither")
-        mapped = None if method is not None and method.adapting else spec.label_map
+        mapped = None if method is not None and method.adapts else spec.label_map
         if spec.mean is not None:
             return Preprocess(spec.mean, spec.std, spec.size, mapped)
         return replace(Preprocess.of(self.train), size=spec.size, label_map=mapped)

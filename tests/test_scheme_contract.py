@@ -6,8 +6,9 @@ import signal
 import pytest
 import torch
 
-from potstill.cell import Examples, assemble, source
+from potstill.cell import assemble
 from potstill.data import Data, Preprocess, Resident, batches, first, load
+from potstill.examples import Examples, source
 from potstill.loop import Interrupted
 from potstill.methods import parse
 from potstill.models import build

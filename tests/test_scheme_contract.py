@@ -19,14 +19,19 @@ from potstill.types import DataInfo
 
 CASES = {
     "black_box": "black_box(of=dist)",
+    "bss": "bss(size=8,start=0)",
+    "ces_kd": "ces_kd",
     "ckd": "ckd(group=3,inter=vid,kd=0.1)",
     "cutmix_kd": "cutmix_kd",
+    "dgkd": "dgkd",
     "dml": "dml",
     "dual": "dual+icd(width=8)",
     "ema": "ema(decay=0.5)+kd",
     "hkd": "hkd",
     "mixup_kd": "mixup_kd",
+    "one": "one",
     "r2kd": "r2kd(augment=cutmixpick,rank=soft)",
+    "takd": "takd",
     "teachers": "teachers(of=teacher/second,weights=2/1)+kd",
 }
 """A method string for each scheme."""

@@ -22,8 +22,9 @@ import torch
 import tyro
 from step_cost import CLASSES, OneBatch, abilities, interleaved, wait
 
-from potstill.cell import Examples, assemble, source
+from potstill.cell import assemble
 from potstill.data import Preprocess
+from potstill.examples import Examples, source
 from potstill.methods import parse
 from potstill.models import build
 from potstill.precision import Precision

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from potstill import compiling
-from potstill.cell import Examples, assemble, source
+from potstill.cell import assemble
 from potstill.data import Images, Preprocess, Resident, first
 from potstill.engine import Engine
+from potstill.examples import Examples, source
 from potstill.methods import parse
 from potstill.optim import make_optimizer
 from potstill.precision import Precision, waited

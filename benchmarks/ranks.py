@@ -30,8 +30,9 @@ import tyro
 from step_cost import CLASSES, OneBatch, abilities
 from torch.profiler import ProfilerActivity, profile
 
-from potstill.cell import Examples, assemble, source
+from potstill.cell import assemble
 from potstill.data import Preprocess
+from potstill.examples import Examples, source
 from potstill.methods import parse
 from potstill.models import build
 from potstill.objectives import ICD, RKD, SP

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from potstill import checkpoint, runs
+from potstill.adapting import adapted
 from potstill.caching import Cache, check_methods, standing_in
-from potstill.cell import Examples, adapted, choose_precision, final_evaluation, source, train_stages
+from potstill.cell import choose_precision, final_evaluation, train_stages
 from potstill.console import Talk
 from potstill.data import Preprocess, Split
 from potstill.data.foreign import Given, Ordered
 from potstill.evaluation.summary import Cell, summarise
+from potstill.examples import Examples, source
 from potstill.forms import examples_of, findable, held
 from potstill.loop import Result
 from potstill.methods import Method, parse
@@ -137,7 +139,7 @@ def distill(
         values = {"recipe": {**names, "method": plan.expansion, "fit": asdict(fit), "seed": seed}}
         claimed = runs.claim(folder, {**values, "environment": runs.environment()}, resume)
     with claimed:
-        if plan.adapting:  # the network around the student answers in the classes of the data
+        if plan.adapts:  # the network around the student answers in the classes of the data
             student = _adapted(student, teacher, plan, examples, student_preprocess, teacher_preprocess, seed)
             if student_preprocess is not None:
                 student_preprocess = replace(student_preprocess, label_map=None)

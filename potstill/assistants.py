@@ -40,7 +40,7 @@ def check_assistants(assistants: Sequence[Assistant]) -> None:
                 + did_you_mean(one.teacher, known)
             )
         _check_start(one, {other.name: other for other in assistants if other.name in known})
-        if (method := parse(one.method)).adapting:
+        if (method := parse(one.method)).adapts:
             raise ValueError(f"assistant {one.name!r}: {method.name} makes another network of it; take another method")
         known.append(one.name)
 
@@ -118,7 +118,7 @@ def learn(comparison: Comparison, one: Assistant) -> dict[str, Any]:
         return card | {"top1": None}
     found = Classify().evaluate(live, setting.examples(fit, seed).held(), comparison.answers)
     options.talk.say(f"{one.name}: {found.says} ({spec.name}, {one.method})")
-    return card | ({"agreement": found.agreement} if found.top1 is None else {"top1": found.top1})
+    return card | found.reached
 
 
 def teach(comparison: Comparison, pupil: Trainee, key: str, label: str, guide: Source | None = None) -> None:

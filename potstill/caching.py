@@ -13,10 +13,11 @@ from torch import nn
 
 from potstill.cache import ABOUT, About, read_about, write
 from potstill.cached import Cached
-from potstill.cell import Examples, assemble
+from potstill.cell import assemble
 from potstill.console import Talk
 from potstill.data import Preprocess, Split
 from potstill.data.foreign import Pair
+from potstill.examples import Examples
 from potstill.forms import augmentation, views_of
 from potstill.largest import check_tail
 from potstill.methods import Method

@@ -263,8 +263,8 @@ def _networks(setting: Setting, methods: list[Method], seed: int) -> list[dict[s
     others = setting.others(seed)["assistants"]
     found += [(f"assistant {one.name}", one.network.name, others[one.name]) for one in recipe.assistants]
     plain = parse(LONE_STUDENT)
-    for method in (plain, *(method for method in methods if method.adapting)):
-        module = setting.student(method, seed, teacher if method.adapting else None)
+    for method in (plain, *(method for method in methods if method.adapts)):
+        module = setting.student(method, seed, teacher if method.adapts else None)
         role = "student" if method is plain else f"student of {method.name}"
         live = Live(module, trained=True, preprocess=setting.preprocess(recipe.student, method))
         found.append((role, recipe.student.name, live))

@@ -22,11 +22,12 @@ from torch import Tensor
 from potstill import checkpoint, registry, runs
 from potstill.assistants import learn, teach
 from potstill.budget import spend
-from potstill.cell import Examples, assemble, final_evaluation, prepared
+from potstill.cell import assemble, final_evaluation, prepared
 from potstill.console import Talk
 from potstill.data import Preprocess
 from potstill.engine import Engine
 from potstill.evaluation.summary import Cell, summarise
+from potstill.examples import Examples
 from potstill.loop import Step, each, in_turn
 from potstill.methods import LONE_STUDENT, Method, parse
 from potstill.models import load_weights
@@ -110,6 +111,7 @@ class Comparison:
         found = examine(live, Classify(), examples.held, self.setting.classes, self.options.talk, own, taught)
         self.card |= {} if found.top1 is None else {"top1": found.top1}
         self.answers = found.predictions
+        self.card["tail_top1"] = self.setting.tail_top1(found.predictions)
         if self.setting.cached is not None:
             self.teacher, self.card["cache"] = self.setting.cached, str(spec.cache)
         self.teacher = self.setting.limited(self.teacher)
@@ -202,6 +204,7 @@ class Comparison:
             teacher_free=not method.needs_teacher,
             peak_mib=peak,
             classifies=method.classifies,
+            tail_top1=self.setting.tail_top1(found.predictions),
         )
         if rank() == 0:
             if seed == self.options.seed and self.answers is not None and method.classifies and found.top1 is not None:

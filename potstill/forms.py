@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from potstill.cell import Examples
 from potstill.data import Split, batches, training
 from potstill.data.foreign import Given, Ordered, Pair, check_labels, in_order, labels_of
 from potstill.data.stream import Stream
+from potstill.examples import Examples
 from potstill.recipe import Fit
 from potstill.types import Batch, DataInfo
 

@@ -8,14 +8,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from potstill.adapting import adapted
 from potstill.budget import budgeted, seen_by_students
 from potstill.cache import PROBE_ROWS, read_about
 from potstill.cached import Cached
-from potstill.cell import Examples, adapted, assemble, choose_precision, source
+from potstill.cell import assemble, choose_precision
 from potstill.data import Preprocess, Split, batches, first, training
+from potstill.data.degrade import tail_accuracy
 from potstill.data.subset import Lesson, lesson
+from potstill.examples import Examples, source
 from potstill.hashing import hash_int
 from potstill.methods import Method
 from potstill.models import build, described, load_weights
@@ -57,6 +60,12 @@ class Setting:
         """What students see of the training images."""
         return lesson(self.train, self.recipe.data, seen_by_students(self.recipe))
 
+    def tail_top1(self, predictions: Tensor) -> float | None:
+        """Accuracy on the rarest classes of the training data, where that has a long tail."""
+        if self.recipe.data.imbalance == 1:
+            return None
+        return tail_accuracy(predictions, self.valid.labels.to(predictions.device), len(self.train.classes))
+
     def network(self, spec: Network, role: str, seed: int) -> nn.Module:
         """A network of the recipe, initialised as a function of (seed, role), with its checkpoint if it has one."""
         with torch.random.fork_rng(devices=[]):
@@ -71,7 +80,7 @@ class Setting:
         spec = self.recipe.student
         module = self.network(spec, "student", seed)
         examples, preprocess = self.examples(self.recipe.fit, seed), self.preprocess(spec)
-        return adapted(module, teacher, method, examples, seed=seed, preprocess=preprocess)
+        return adapted(module, teacher, method, examples, seed=seed, preprocess=preprocess, fresh=self.fresh(seed))
 
     @property
     def classes(self) -> int:
@@ -95,16 +104,13 @@ class Setting:
         """
         if (spec.mean is None) != (spec.std is None):
             raise ValueError(f"network {spec.name!r}: give both mean and std, or neither")
-        mapped = None if method is not None and method.adapting else spec.label_map
+        mapped = None if method is not None and method.adapts else spec.label_map
         if spec.mean is not None:
             return Preprocess(spec.mean, spec.std, spec.size, mapped)
         return replace(Preprocess.of(self.train), size=spec.size, label_map=mapped)
 
     def card(self, module: nn.Module, spec: Network, method: Method | None, found: Evaluation) -> dict[str, Any]:
         """What `student.json` says of a network: enough to load and serve it."""
-        reached = {"top1": found.top1} if found.top1 is not None else {"agreement": found.agreement}
-        if method is not None and not method.classifies:
-            reached = dict.fromkeys(reached)
         return {
             "model": described(module, self.architecture(spec)),
             "classes": list(self.train.classes),
@@ -114,7 +120,7 @@ class Setting:
             "preprocess": self.preprocess(spec, method).describe(),
             "data": self.train.name,
             "method": "registered" if method is None else method.name,
-            **reached,
+            **(found.reached if method is None or method.classifies else dict.fromkeys(found.reached)),
         }
 
     def teacher(self, module: nn.Module, precision: Precision | None = None, spec: Network | None = None) -> Live:
@@ -197,12 +203,8 @@ class Setting:
             world=world_size(),
             drop_last=fit.drop_last,
         )
-        info = DataInfo(
-            len(images),
-            loader.batch_size,
-            len(images.classes) or None,
-            images.labels if images.labelled else None,
-        )
+        labels = images.labels if images.labelled else None
+        info = DataInfo(len(images), loader.batch_size, len(images.classes) or None, labels)
         return Examples(
             loader,
             info,

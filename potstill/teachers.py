@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from potstill.assistants import check_name
-from potstill.cell import Examples, source
 from potstill.console import Talk
 from potstill.data.foreign import check_labels
 from potstill.data.preprocess import USUAL, Preprocess
+from potstill.examples import Examples, source
 from potstill.precision import Precision
 from potstill.sources import Network
 from potstill.taps import untouched

@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from potstill import distill
-from potstill.cell import Examples, assemble
+from potstill.cell import assemble
 from potstill.data import Data, Resident, first, load
+from potstill.examples import Examples
 from potstill.methods import parse
 from potstill.objectives.ckd import CKD, CKDLabels
 from potstill.precision import Precision

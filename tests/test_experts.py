@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from potstill.cell import Examples, assemble
+from potstill.cell import assemble
 from potstill.difficulty import MEASURES, measured, strata
+from potstill.examples import Examples
 from potstill.experts import EXPERTS, Experts
 from potstill.loop import Interrupted
 from potstill.methods import parse

@@ -5,8 +5,9 @@ import torch
 
 from potstill.assistants import check_assistants
 from potstill.catalogue import recipe
-from potstill.cell import Examples, assemble, source
+from potstill.cell import assemble
 from potstill.data import Data, Preprocess, Resident, batches, load
+from potstill.examples import Examples, source
 from potstill.loop import Interrupted
 from potstill.methods import parse
 from potstill.models import small_cnn

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from potstill.cell import Examples, assemble
+from potstill.cell import assemble
 from potstill.data import Data, Resident, first, load
+from potstill.examples import Examples
 from potstill.methods import parse
 from potstill.precision import Precision
 from potstill.recipe import Fit

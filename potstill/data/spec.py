@@ -6,6 +6,7 @@ Letters in shapes: N images, C channels, H height, W width.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +53,12 @@ class Data:
     unlabelled: bool = False
     """The root is a folder of images without labels: all below it are taken, in whatever folders they lie. Students
     learn from what the teacher says alone, and what is reported is how often they agree with it."""
+    label_noise: float = 0.0
+    """Part of the training labels that are flipped, each to any other class alike; the same for teacher, students and
+    seeds. Validation labels stay right."""
+    imbalance: float = 1.0
+    """Keep fewer and fewer training images of later classes, the first having so many times as many as the last (an
+    exponential long tail). Validation images all stay."""
     skip_unreadable: bool = False
     """Leave out image files that cannot be read, instead of stopping. Streamed images are all decoded for it, once."""
     augment: Augment = "crop-flip"
@@ -92,6 +99,15 @@ class Data:
                 raise ValueError(f"data.{name} must lie between 0 and 1, got {part}")
         if self.subset is not None and self.subset < 1:
             raise ValueError(f"data.subset must be at least 1, got {self.subset}")
+        if self.unlabelled and (self.label_noise > 0 or self.imbalance > 1):
+            raise ValueError("data.label_noise and data.imbalance change labels, and data.unlabelled has none")
+        if not 0 <= self.label_noise < 1:
+            raise ValueError(f"data.label_noise is a share of the training labels, in [0, 1), got {self.label_noise}")
+        if not 1 <= self.imbalance < math.inf:
+            raise ValueError(
+                "data.imbalance is the size of the largest class divided by that of the smallest, at least 1 "
+                f"(balanced), got {self.imbalance}"
+            )
 
 
 @dataclass(frozen=True, eq=False)

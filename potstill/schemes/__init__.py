@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from potstill.scheme import Scheme
 from potstill.schemes.black_box import BlackBox
+from potstill.schemes.bss import BSS
 from potstill.schemes.ces_kd import CESKD
 from potstill.schemes.ckd import CKD
 from potstill.schemes.dgkd import DGKD
@@ -12,33 +13,38 @@ from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
 from potstill.schemes.hkd import HKD
 from potstill.schemes.mixed_kd import CutMixKD, MixupKD
+from potstill.schemes.one import ONE
 from potstill.schemes.r2kd import R2KD
 from potstill.schemes.takd import TAKD
 from potstill.schemes.teachers import Teachers
 
 SCHEMES: dict[str, type[Scheme]] = {
-    "ces_kd": CESKD,
-    "dgkd": DGKD,
     "black_box": BlackBox,
+    "bss": BSS,
+    "ces_kd": CESKD,
     "ckd": CKD,
     "cutmix_kd": CutMixKD,
+    "dgkd": DGKD,
     "dml": DML,
     "dual": Dual,
     "ema": EMA,
     "hkd": HKD,
     "mixup_kd": MixupKD,
+    "one": ONE,
     "r2kd": R2KD,
     "takd": TAKD,
     "teachers": Teachers,
 }
 
 __all__ = [
+    "BSS",
     "CESKD",
     "CKD",
     "DGKD",
     "DML",
     "EMA",
     "HKD",
+    "ONE",
     "R2KD",
     "SCHEMES",
     "TAKD",

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from potstill import checkpoint, runs
-from potstill.cell import source
 from potstill.console import Talk
 from potstill.data import Data, Preprocess, Split, first, load
 from potstill.evaluation.statistics import mean_std
+from potstill.examples import source
 from potstill.precision import Precision
 from potstill.student import CARD
 from potstill.suites.suite import Seen, Suite

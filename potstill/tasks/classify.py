@@ -29,6 +29,11 @@ class Evaluation:
     agreement: float | None = None
 
     @property
+    def reached(self) -> dict[str, float | None]:
+        """The result by its name: `top1`, or without labels `agreement`."""
+        return {"agreement": self.agreement} if self.top1 is None else {"top1": self.top1}
+
+    @property
     def says(self) -> str:
         """The result in a line: the accuracy, or without labels the agreement."""
         if self.top1 is not None:

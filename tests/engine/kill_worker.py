@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from potstill.cell import Examples, assemble, source
+from potstill.cell import assemble
 from potstill.data import Images, Preprocess, Resident, batches
 from potstill.engine import Engine
+from potstill.examples import Examples, source
 from potstill.hashing import hash_int
 from potstill.loop import Interrupted
 from potstill.methods import parse

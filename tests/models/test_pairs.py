@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from potstill.cell import Examples, adapted, assemble, source
+from potstill.adapting import adapted
+from potstill.cell import assemble
+from potstill.examples import Examples, source
 from potstill.methods import Method, parse
 from potstill.models import build
 from potstill.objectives import OBJECTIVES

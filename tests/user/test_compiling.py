@@ -13,7 +13,8 @@ from networks import PlainCNN, bars
 from torch._dynamo.utils import counters
 
 from potstill import Fit, compiling, parse
-from potstill.cell import Examples, assemble, source
+from potstill.cell import assemble
+from potstill.examples import Examples, source
 from potstill.precision import Choice, Precision
 from potstill.runs import settle_precision
 from potstill.sharding import _over

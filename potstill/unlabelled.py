@@ -34,7 +34,11 @@ def check_unlabelled(recipe: Recipe, methods: Sequence[Method]) -> None:
     if recipe.fit.schedule == "plateau":
         raise ValueError("data.unlabelled: fit.schedule plateau watches an accuracy, and there is none; take another")
     check_terms(methods)
-    check_terms([parse(one.method) for one in recipe.assistants if not one.network.taught])
+    for one in recipe.assistants:
+        try:
+            check_terms([] if one.network.taught else [parse(one.method)])
+        except ValueError as error:
+            raise ValueError(f"assistant {one.name!r}: {error} (a recipe's assistants say their method)") from None
 
 
 def answered(teacher: Network) -> int:

@@ -201,6 +201,12 @@ def test_outputs_of_a_network_of_timm_are_known():
     assert answered(potstill.Network("timm:resnet18", pretrained=True, label_map=(3, 5))) == 2
 
 
+def test_outputs_of_a_folder_of_transformers_are_known(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    transformers.ViTConfig(num_labels=7, image_size=8, patch_size=4).save_pretrained(tmp_path)
+    assert answered(potstill.Network(f"transformers:{tmp_path}")) == 7
+
+
 def test_what_is_written_instead_has_no_labels():
     assert without_labels(parse("gentle=ce:0.5+kd:2")) == "ce:0+kd:2"
     assert without_labels(parse("icd~shuffled")) == "ce:0+icd:1~shuffled"

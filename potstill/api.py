@@ -183,7 +183,8 @@ def distill(
             guide.close()
     final = None if examples.valid is None else final_evaluation(engine, examples, answers)
     if final is not None:
-        talk.say(f"student: {final.top1:.2f} % (agrees with the teacher on {final.agreement:.2f} %)")
+        answer = f"{final.top1:.2f} % (agrees with the teacher on {final.agreement:.2f} %)"
+        talk.say(f"student: {answer if plan.classifies else 'learnt features, no classifier'}")
     if engine.student is not student:  # the moving average
         student.load_state_dict(engine.student.state_dict())
     lay_out(student, torch.contiguous_format)
@@ -266,6 +267,7 @@ def _report(
         expansion=plan.expansion,
         folder=".",
         teacher_free=not plan.needs_teacher,
+        classifies=plan.classifies,
     )
     card = {
         "model": _name(teacher),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from potstill import checkpoint, runs
@@ -35,9 +35,26 @@ def check_assistants(assistants: Sequence[Assistant]) -> None:
                 f"assistant {one.name!r}: its teacher {one.teacher!r} is not trained before it; "
                 + did_you_mean(one.teacher, known)
             )
+        _check_start(one, {other.name: other for other in assistants if other.name in known})
         if (method := parse(one.method)).adapting:
             raise ValueError(f"assistant {one.name!r}: {method.name} makes another network of it; take another method")
         known.append(one.name)
+
+
+def _check_start(one: Assistant, earlier: Mapping[str, Assistant]) -> None:
+    if one.start is None:
+        return
+    if one.start not in earlier:
+        near = did_you_mean(one.start, earlier) if earlier else "there is none before it"
+        raise ValueError(f"assistant {one.name!r}: it cannot start from {one.start!r}, no assistant before it; {near}")
+    ours, theirs = ((spec.name, spec.width, spec.depth) for spec in (one.network, earlier[one.start].network))
+    if ours != theirs:
+        raise ValueError(
+            f"assistant {one.name!r}: it is a {ours[0]} and cannot start from {one.start!r}, which is another network "
+            f"({theirs[0]})"
+        )
+    if one.network.taught:
+        raise ValueError(f"assistant {one.name!r}: it has weights of its own, so it cannot start from {one.start!r}")
 
 
 def learn(comparison: Comparison, one: Assistant) -> dict[str, Any]:
@@ -48,6 +65,8 @@ def learn(comparison: Comparison, one: Assistant) -> dict[str, Any]:
     options, setting = comparison.options, comparison.setting
     spec, folder, seed = one.network, options.out / one.name, options.seed
     module = setting.network(spec, one.name, seed)
+    if one.start is not None and (begun := comparison.assistants[one.start].module) is not None:
+        module.load_state_dict(begun.state_dict())
     fit = one.fit or setting.recipe.teacher_fit or setting.recipe.fit
     if not spec.taught:
         pupil = Trainee(spec, parse(one.method), fit, seed, folder)
@@ -64,5 +83,9 @@ def learn(comparison: Comparison, one: Assistant) -> dict[str, Any]:
     live = setting.teacher(module, comparison.precision, spec)
     comparison.assistants[one.name] = live
     found = Classify().evaluate(live, setting.examples(fit, seed).held())
-    options.talk.say(f"{one.name}: {found.top1:.2f} % ({spec.name}, {one.method})")
-    return {"name": one.name, "model": spec.name, "parameters": runs.parameters(module), "top1": found.top1}
+    said: dict[str, Any] = {"name": one.name, "model": spec.name, "parameters": runs.parameters(module)}
+    if spec.taught or parse(one.method).classifies:
+        options.talk.say(f"{one.name}: {found.top1:.2f} % ({spec.name}, {one.method})")
+        return said | {"top1": found.top1}
+    options.talk.say(f"{one.name}: {spec.name}, {one.method}; its classifier was not trained with it")
+    return said | {"top1": None}

@@ -222,6 +222,8 @@ def _said(job: Job, value: Any) -> str:
     if job.kind == "summary":
         return " written"
     taught = f" ({value['seconds']:.0f} s)" if value["seconds"] else ""
+    if not value.get("classifies", True):
+        return f" learnt features, no classifier{taught}"
     return f" {value['top1']:.2f} %{taught}"
 
 
@@ -233,6 +235,7 @@ def summary(grid: Grid, plan: Plan, outcome: Outcome) -> dict[str, Any]:
         if path.exists():
             pairs.append({"pair": pair, "folder": str(grid.folder(pair)), "summary": json.loads(path.read_text())})
             cells[pair] = finished(path.parent, [parse(text) for text in recipe.methods])
+            cells[pair] = [cell for cell in cells[pair] if cell.classifies]
     ran = {cell.method for group in cells.values() for cell in group}
     shared = any(recipe.data.order == "shared" for recipe in grid.pairs.values())
     return {

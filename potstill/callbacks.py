@@ -18,3 +18,10 @@ class Callback:
 
     def on_epoch(self, engine: Engine) -> None:
         """At the end of every epoch, after its evaluation if there is one."""
+
+
+class FreshMoments(Callback):
+    """The optimizer forgets its moments (and its count of steps) at the end of every epoch, as if it were made anew."""
+
+    def on_epoch(self, engine: Engine) -> None:
+        engine.optimizer.state.clear()

@@ -16,6 +16,7 @@ from potstill.recipe import Fit, Network, Recipe
 
 DATA = {
     "digits": "handwritten digits, 8x8 grey, 10 classes; embedded (scikit-learn)",
+    "cifar10": "CIFAR-10, 32x32 colour, 10 classes; hub or --data.root",
     "cifar100": "CIFAR-100, 32x32 colour, 100 classes (or 20: --data.label coarse_label); hub or --data.root",
     "fashion_mnist": "Fashion-MNIST, 28x28 grey, 10 classes; hub or --data.root",
     "stl10": "STL-10, 96x96 colour, 10 classes (the labelled images); hub or --data.root",

@@ -32,6 +32,7 @@ commands:
   check [RECIPE|GRID]                   what it will cost before it runs: time, memory, teacher, terms, data
   cache [RECIPE] --out DIR              write what the teacher says, to teach from with --teacher.cache DIR
   transfer RUN --data NAME|FOLDER       linear probes of a run's networks on other data, two arms
+  evaluate RUN --suite retrieval        measure a run's networks on its own images: a table, and RUN/retrieval.json
   list {methods,models,data,recipes}    what there is
   list methods --for TEACHER STUDENT    which methods two networks allow, and what they add
   report RUN [--figures DIR]            write report.html of a run folder again; its figures and tables as files
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {
         name: globals()[f"_{name}"]
-        for name in ("distill", "bench", "train", "check", "cache", "transfer", "list", "report")
+        for name in ("distill", "bench", "train", "check", "cache", "transfer", "evaluate", "list", "report")
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
@@ -245,6 +246,12 @@ def _check(arguments: list[str]) -> int:
 
 def _transfer(arguments: list[str]) -> int:
     from potstill.commands.transfer import run
+
+    return run(arguments)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from potstill.commands.evaluate import run
 
     return run(arguments)
 

@@ -216,14 +216,16 @@ class Comparison:
             folder=str(folder.relative_to(self.options.out)),
             teacher_free=not method.needs_teacher,
             peak_mib=peak,
+            classifies=method.classifies,
         )
         if rank() == 0:
-            if seed == self.options.seed and self.answers is not None:
+            if seed == self.options.seed and self.answers is not None and method.classifies:
                 items = mistakes(self.setting.valid, found.predictions, self.answers)
                 checkpoint.write_json(folder / "examples.json", {"items": items})
             checkpoint.write_json(folder / RESULT, {**result, "cell": asdict(cell)})
         wait()
-        self.options.talk.say(f"{method.name} seed {seed}: {cell.top1:.2f} % ({cell.seconds:.0f} s)")
+        reached = f"{cell.top1:.2f} %" if method.classifies else "learnt features, no classifier"
+        self.options.talk.say(f"{method.name} seed {seed}: {reached} ({cell.seconds:.0f} s)")
 
     def engine(
         self,
@@ -264,7 +266,8 @@ class Comparison:
         best = max(row["top1"] for row in done.history if "top1" in row)
         result = {"top1": found.top1, "best_top1": best, "seconds": done.seconds, "waited": done.waited}
         if rank() == 0:
-            card = self.setting.card(trainee.module, trainee.spec, method, found.top1)
+            top1 = found.top1 if method.classifies else None
+            card = self.setting.card(trainee.module, trainee.spec, method, top1)
             card |= {"expansion": method.expansion, "seed": trainee.seed, **adaptation(engine.student)}
             save_student(trainee.folder, engine.student, card)
         return result, found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -107,3 +107,70 @@ def distances(inner: Float[Tensor, "B B"], floor: float = 1e-12) -> tuple[Float[
     apart = squared > (4 * torch.finfo(inner.dtype).eps * sums.detach()).clamp(min=floor)
     distance = torch.where(apart, squared, floor).sqrt()
     return distance * (1 - torch.eye(len(inner), dtype=inner.dtype, device=inner.device)), apart
+
+
+def soft_distances(rows: Float[Tensor, "B ..."], eps: float = 1e-6) -> Float[Tensor, "B B"]:
+    r"""$\sqrt{\|x_i - x_j\|^2 + \epsilon}$ of all rows and all rows, smooth also where rows coincide.
+
+    Rows are moved to their mean first, which changes no distance but keeps rounding small in float32.
+    """
+    flat = at_least_float32(rows).flatten(1)
+    inner = gram(flat - flat.detach().mean(0))
+    squares = inner.diagonal()
+    squared = (squares[:, None] + squares - 2 * inner).clamp(min=0)
+    return (squared * (1 - torch.eye(len(inner), dtype=inner.dtype, device=inner.device)) + eps).sqrt()
+
+
+def soft_cosines(rows: Float[Tensor, "B ..."], eps: float) -> Float[Tensor, "B B"]:
+    r"""Cosines of all rows with all rows, each divided by $\|x\| + \epsilon$; a row of zeros has cosine 0 and gets no
+    gradient.
+    """
+    rows = at_least_float32(rows).flatten(1)
+    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return gram(rows * torch.where(norm > 0, 1 / (norm + eps), 0))
+
+
+FLOW_EPS = 1e-6
+"""Of Passalis et al. (2020): in norms, below the root of distances, and in their Kullback-Leibler divergence."""
+
+
+def _cosine(rows: Tensor, d: float, sigma: float) -> Tensor:
+    similarity = (1 + soft_cosines(rows, FLOW_EPS)) / 2
+    # Opposite rows have similarity 0, of which rounding leaves anything below the machine epsilon, also less than 0.
+    return similarity.clamp(min=torch.finfo(similarity.dtype).eps).log()
+
+
+def _adaptive(rows: Tensor, d: float, sigma: float) -> Tensor:
+    distance = soft_distances(rows, FLOW_EPS)
+    return -distance / distance.detach().mean()
+
+
+AFFINITIES: Mapping[str, Callable[[Tensor, float, float], Tensor]] = {
+    "cosine": _cosine,
+    "student_t": lambda rows, d, sigma: -soft_distances(rows, FLOW_EPS).pow(d).log1p(),
+    "rbf": lambda rows, d, sigma: -soft_distances(rows, FLOW_EPS) / sigma,
+    "adaptive_rbf": _adaptive,
+    "cauchy": lambda rows, d, sigma: -(soft_distances(rows, FLOW_EPS) / sigma).square().log1p(),
+}
+"""Logarithms of affinities `[B, B]` of rows `[B, ...]`, given an exponent d and a width σ; see `InfoFlow`."""
+
+
+def _kl(student: Tensor, teacher: Tensor) -> Tensor:
+    p = teacher.exp()
+    return p * (FLOW_EPS + p / (FLOW_EPS + student.exp())).log()
+
+
+def _kagan(student: Tensor, teacher: Tensor) -> Tensor:
+    p = teacher.exp()
+    return (p - student.exp()).square() / p.clamp(min=torch.finfo(p.dtype).eps)
+
+
+DIVERGENCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "jeffreys": lambda student, teacher: (teacher.exp() - student.exp()) * (teacher - student),
+    "kl": _kl,
+    "abs": lambda student, teacher: (teacher.exp() - student.exp()).abs(),
+    "squared": lambda student, teacher: (teacher.exp() - student.exp()).square(),
+    "exponential": lambda student, teacher: teacher.exp() * (teacher - student).square(),
+    "kagan": _kagan,
+}
+"""Of two matrices of probabilities, the student's first, given as logarithms: entry by entry, not summed."""

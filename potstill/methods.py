@@ -81,6 +81,16 @@ class Method:
         return tuple(term for term in self.terms if term.kind.adapt.__func__ is not own)
 
     @property
+    def classifies(self) -> bool:
+        """Whether something trains the student's answer: a student that learns features alone has a classifier that
+        stays as it was drawn.
+        """
+        if self.adapting:
+            return True
+        left = [term.addresses[0] for stage in self.stages for term in stage.terms]
+        return any(side is not None and side.source == "student" and "output" in side.taps for side in left)
+
+    @property
     def needs_teacher(self) -> bool:
         if any(scheme.needs_teacher for scheme in self.schemes):
             return True

@@ -76,7 +76,7 @@ def fidelities(out: Path, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     if seen is None or TEACHER not in seen.places or not (taught := seen.load(TEACHER)).finite:
         return {}
     labels, found = torch.from_numpy(seen.labels), {}
-    for method in (cell.method for cell in cells if cell.method in seen.places):
+    for method in (cell.method for cell in cells if cell.classifies and cell.method in seen.places):
         answers = seen.load(method)
         if method not in found and answers.finite:
             sides = (_tensor(answers.embedding), _tensor(taught.embedding))

@@ -122,6 +122,8 @@ class Assistant:
     """How it is trained; `student` is by the labels alone."""
     teacher: str = "teacher"
     """Who teaches it: `teacher`, or the name of an assistant before it."""
+    start: str | None = None
+    """Begin with the weights of an assistant before it, of the same network; at random when left out."""
     fit: Fit | None = None
     """How it is trained; like the teacher when left out."""
 

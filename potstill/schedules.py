@@ -96,6 +96,30 @@ def scaled(weight: float | Schedule, factor: float) -> float | Schedule:
     return weight * factor if isinstance(weight, int | float) else Scaled(weight, factor)
 
 
+@dataclass(frozen=True)
+class PerEpoch:
+    """`value` in the first epoch, and `decay` times as much in every next one.
+
+    The defaults are those of information flow (Passalis et al. 2020): after 11 epochs the weight is below 2.
+
+    >>> [round(PerEpoch()(Progress(0, epoch, 100)), 2) for epoch in (0, 1, 11)]
+    [100.0, 70.0, 1.98]
+    """
+
+    value: float = 100.0
+    decay: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not (self.value >= 0 and 0 < self.decay <= 1):
+            raise ValueError(f"a weight of {self.value} that decays by {self.decay}: expected 0 or more, and (0, 1]")
+
+    def __call__(self, progress: Progress) -> float:
+        return self.value * self.decay**progress.epoch
+
+    def __str__(self) -> str:
+        return f"{self.value:g}*{self.decay:g}^epoch"
+
+
 def at(weight: float | Schedule, progress: Progress) -> float:
     """The value of a plain number or a schedule."""
     return float(weight) if isinstance(weight, int | float) else weight(progress)

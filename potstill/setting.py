@@ -84,7 +84,7 @@ class Setting:
             return Preprocess(spec.mean, spec.std, spec.size, mapped)
         return replace(Preprocess.of(self.train), size=spec.size, label_map=mapped)
 
-    def card(self, module: nn.Module, spec: Network, method: Method | None, top1: float) -> dict[str, Any]:
+    def card(self, module: nn.Module, spec: Network, method: Method | None, top1: float | None) -> dict[str, Any]:
         """What `student.json` says of a network: enough to load and serve it."""
         return {
             "model": described(module, self.architecture(spec)),

@@ -48,12 +48,14 @@ class Knob:
 def trials(text: str, count: int, seed: int = 0) -> list[str]:
     """Method strings to try, the published one first; only that one where there is nothing to tune.
 
-    Raises ValueError for a method string that cannot be read.
+    Raises ValueError for a method string that cannot be read, and for a method whose students learn no classifier.
 
     >>> trials("kd", 3)[0], len(trials("kd", 3)), trials("student", 3)
     ('kd.t0=ce:0.1+kd:0.9', 3, ['student.t0=ce:1'])
     """
     method = parse(text)
+    if not method.classifies:
+        raise ValueError(f"method {text!r} cannot be tuned by accuracy: its students learn features and no classifier")
     control = f"~{method.control}" if method.control else ""
     parts = re.split(r"\+(?![^(]*\))", method.expansion)
     knobs = [knob for number, part in enumerate(parts) for knob in _knobs(number, part)]

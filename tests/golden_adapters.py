@@ -4,6 +4,7 @@ from adapter import Adapter
 from adapters_contrast import CONTRAST
 from adapters_divergences import DIVERGENCES
 from adapters_features import FEATURES
+from adapters_flow import FLOW
 from adapters_logits import LOGITS
 
 from potstill.objectives import ICD, KD, FitNet
@@ -35,6 +36,7 @@ ADAPTERS = {
     **CONTRAST,
     **DIVERGENCES,
     **FEATURES,
+    **FLOW,
     **LOGITS,
     "fitnet": Adapter(lambda hyper, tensors: FitNet(hyper["s_shape"], hyper["t_shape"]), "f_s", "f_t"),
     "kd": Adapter(lambda hyper, tensors: KD(hyper["T"]), "y_s", "y_t"),

@@ -19,6 +19,7 @@ from potstill.data.stores import Parquet, Rows, reading
 from potstill.errors import did_you_mean
 
 HUB_NAMES = {
+    "cifar10": "uoft-cs/cifar10",
     "cifar100": "uoft-cs/cifar100",
     "fashion_mnist": "zalando-datasets/fashion_mnist",
     "imagenet": "ILSVRC/imagenet-1k",

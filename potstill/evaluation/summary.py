@@ -29,6 +29,7 @@ class Cell:
     folder: str  # relative to the run's folder
     teacher_free: bool = False
     peak_mib: float | None = None  # see usage.Peak
+    classifies: bool = True  # False: nothing trained its classifier, so its accuracy says nothing
 
 
 def summarise(
@@ -45,7 +46,8 @@ def summarise(
 
     A row gives mean, sample standard deviation (null for one seed) and every seed's value, in order of the
     seeds; `difference` is null for the baseline, for a method without a seed in common with it, and where no
-    baseline ran; `difference_kd` is the same against plain KD. Keywords beyond the named ones are copied to the top
+    baseline ran; `difference_kd` is the same against plain KD. Of a method whose students learn no classifier
+    (`classifies`) accuracies, agreement and differences are null. Keywords beyond the named ones are copied to the top
     level.
 
     Raises ValueError for no cells, a method and seed given twice, a percentage outside 0 to 100, a method
@@ -91,22 +93,24 @@ def summarise(
 
 
 def _row(group: Sequence[Cell], control: Sequence[Cell], kd: Sequence[Cell]) -> dict[str, Any]:
-    top1 = [float(cell.top1) for cell in group]
-    best = [float(cell.best_top1) for cell in group]
-    agreement = [None if cell.agreement is None else float(cell.agreement) for cell in group]
+    classifies = group[0].classifies
+    top1 = [float(cell.top1) if classifies else None for cell in group]
+    best = [float(cell.best_top1) if classifies else None for cell in group]
+    agreement = [None if cell.agreement is None or not classifies else float(cell.agreement) for cell in group]
     known = [value for value in agreement if value is not None]
     peaks = [cell.peak_mib for cell in group if cell.peak_mib is not None]
-    mean, std = mean_std(top1)
+    mean, std = mean_std([value for value in top1 if value is not None]) if classifies else (None, None)
     return {
         "method": group[0].method,
         "expansion": group[0].expansion,
         "teacher_free": group[0].teacher_free,
+        "classifies": classifies,
         "top1_mean": mean,
         "top1_std": std,
         "n": len(group),
         "top1": top1,
         "seeds": [cell.seed for cell in group],
-        "best_mean": mean_std(best)[0],
+        "best_mean": mean_std([value for value in best if value is not None])[0] if classifies else None,
         "best_top1": best,
         "agreement_mean": mean_std(known)[0] if known else None,
         "agreement": agreement,
@@ -120,8 +124,8 @@ def _row(group: Sequence[Cell], control: Sequence[Cell], kd: Sequence[Cell]) -> 
 
 
 def _difference(group: Sequence[Cell], control: Sequence[Cell]) -> dict[str, Any] | None:
-    theirs = {cell.seed: cell.top1 for cell in control}
-    pairs = [(cell.top1, theirs[cell.seed]) for cell in group if cell.seed in theirs]
+    theirs = {cell.seed: cell.top1 for cell in control if cell.classifies}
+    pairs = [(cell.top1, theirs[cell.seed]) for cell in group if cell.seed in theirs and cell.classifies]
     if not pairs:
         return None
     found = paired_difference([pair[0] for pair in pairs], [pair[1] for pair in pairs])
@@ -148,7 +152,7 @@ def _check_group(method: str, group: Sequence[Cell]) -> None:
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if twice:
         raise ValueError(f"{method!r}: seed {twice[0]} is given more than once")
-    for name in ("expansion", "parameters", "teacher_free"):
+    for name in ("expansion", "parameters", "teacher_free", "classifies"):
         values = {getattr(cell, name) for cell in group}
         if len(values) > 1:
             shown = ", ".join(sorted(str(value) for value in values))

@@ -14,6 +14,7 @@ from torch import nn
 from potstill.errors import did_you_mean
 from potstill.models.checkpoints import load_weights
 from potstill.models.cnn import small_cnn
+from potstill.models.cnn1 import cnn1, cnn1_a
 from potstill.models.foreign import LIBRARIES, Logits, brings_weights, library_of
 from potstill.models.foreign import build as _build_foreign
 from potstill.models.foreign import check as _check_foreign
@@ -29,6 +30,7 @@ from potstill.models.resnet import (
     resnet56,
     resnet110,
 )
+from potstill.models.resnet18_cifar import preact_resnet18_cifar, resnet18_cifar
 from potstill.models.resnet50 import resnet50
 from potstill.models.resnet_imagenet import resnet18_imagenet, resnet34_imagenet, resnet50_imagenet
 from potstill.models.shufflenetv1 import shufflev1
@@ -41,12 +43,16 @@ __all__ = [
     "brings_weights",
     "build",
     "check_name",
+    "cnn1",
+    "cnn1_a",
     "described",
     "load_weights",
     "mobilenetv2",
+    "preact_resnet18_cifar",
     "resnet8",
     "resnet8x4",
     "resnet14",
+    "resnet18_cifar",
     "resnet18_imagenet",
     "resnet20",
     "resnet32",
@@ -91,6 +97,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg16": vgg16,
     "vgg19": vgg19,
     "ResNet50": resnet50,
+    "resnet18_cifar": resnet18_cifar,
+    "preact_resnet18_cifar": preact_resnet18_cifar,
+    "cnn1": cnn1,
+    "cnn1_a": cnn1_a,
     "resnet18_imagenet": resnet18_imagenet,
     "resnet34_imagenet": resnet34_imagenet,
     "resnet50_imagenet": resnet50_imagenet,

@@ -14,6 +14,7 @@ from potstill.objectives.fitnet import FitNet
 from potstill.objectives.fsp import FSP
 from potstill.objectives.ft import FT, FTParaphraser
 from potstill.objectives.icd import ICD
+from potstill.objectives.info_flow import InfoFlow
 from potstill.objectives.itrd import ITRD
 from potstill.objectives.kd import KD
 from potstill.objectives.kdsvd import KDSVD
@@ -49,6 +50,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ft": FT,
     "ft_paraphraser": FTParaphraser,
     "icd": ICD,
+    "info_flow": InfoFlow,
     "itrd": ITRD,
     "jsd": JSD,
     "kd": KD,
@@ -108,6 +110,7 @@ __all__ = [
     "FTParaphraser",
     "FitNet",
     "ForwardKL",
+    "InfoFlow",
     "PKTSupervised",
     "ReverseKL",
     "ReviewKD",

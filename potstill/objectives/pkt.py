@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from potstill.functional import at_least_float32, gram
+from potstill.functional import soft_cosines
 from potstill.types import Objective
 
 
@@ -92,9 +92,7 @@ class PKTSupervised(Objective):
 
 def probabilities(rows: Float[Tensor, "B ..."], eps: float) -> Float[Tensor, "B B"]:
     """Cosine similarities, moved to [0, 1], each row divided by its sum."""
-    rows = at_least_float32(rows).flatten(1)
-    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    similarity = gram(rows * torch.where(norm > 0, 1 / (norm + eps), 0)) + 1
+    similarity = soft_cosines(rows, eps) + 1
     return similarity / similarity.sum(1, keepdim=True)
 
 

@@ -91,6 +91,7 @@ def final_agreement(summary: dict[str, Any]) -> Chart | None:
 def _over_epochs(
     summary: dict[str, Any], records: Sequence[Record], key: str, title: str, teacher: float | None
 ) -> Chart | None:
+    untrained = {row["method"] for row in summary["rows"] if not row.get("classifies", True)}
     found = [
         {
             "line": record["method"],
@@ -99,7 +100,7 @@ def _over_epochs(
             "value": _short(record[key]),
         }
         for record in records
-        if _drawable(record.get(key))
+        if _drawable(record.get(key)) and record["method"] not in untrained
     ]
     drawn = {record["line"] for record in found}
     methods = [row["method"] for row in summary["rows"]]

@@ -15,8 +15,8 @@ from potstill.report.sheet import (
     Sheet,
     interval,
     number,
-    spread,
 )
+from potstill.report.tables import accuracy, trained_classifier
 
 METHOD = Column("method", "method", words=True)
 
@@ -49,10 +49,10 @@ def accuracy_sheet(summary: dict[str, Any]) -> Sheet:
         columns += [Column(ours, "ours", group=pair["pair"]), Column(theirs, "published", group=pair["pair"])]
         teacher, rows = pair["summary"].get("teacher") or {}, pair["summary"]["rows"]
         found["teacher"] |= {ours: number(teacher.get("top1"), 2), theirs: marks.cell(teacher.get("published"))}
-        highest = max((round(row["top1_mean"], 2) for row in rows), default=None)
+        highest = max((round(row["top1_mean"], 2) for row in rows if trained_classifier(row)), default=None)
         for row in rows:
-            strong = len(rows) > 2 and round(row["top1_mean"], 2) == highest
-            cell = spread(row["top1_mean"], row["top1_std"], n=row["n"], strong=strong)
+            best = len(rows) > 2 and trained_classifier(row) and round(row["top1_mean"], 2) == highest
+            cell = accuracy(row, n=row["n"], strong=best)
             found[row["method"]] |= {ours: cell, theirs: marks.cell(row.get("published"))}
     rows = [
         Row({"method": Cell(method), **cells}, method, pinned=method == "teacher")

@@ -123,8 +123,8 @@ def read_curves(run: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 def read_answers(run: Path, summary: dict[str, Any]) -> answers.Seen | None:
     """Where the networks' answers on the validation data lie; None for a run that kept none."""
-    folders = {row["method"]: [_inside(run, folder) for folder in row["folders"]] for row in summary["rows"]}
-    return answers.read(run, folders)
+    rows = [row for row in summary["rows"] if tables.trained_classifier(row)]
+    return answers.read(run, {row["method"]: [_inside(run, folder) for folder in row["folders"]] for row in rows})
 
 
 def _write(path: Path, content: bytes) -> Path:

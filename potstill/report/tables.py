@@ -112,6 +112,9 @@ def _footnotes(summary: dict[str, Any]) -> list[Note]:
         notes.append(Note(SHARED_ORDER))
         text = "seconds: a student's share of the time of those that trained side by side."
         notes.append(Note(text, "seconds"))
+    if none := [row["method"] for row in summary["rows"] if not trained_classifier(row)]:
+        text = f"No top-1, as features are learnt and no classifier: {', '.join(none)}. What they are worth says "
+        notes.append(Note(text + "potstill evaluate RUN --suite retrieval."))
     if free := [row["method"] for row in others if row.get("teacher_free")]:
         notes.append(Note(f"Trained without the teacher: {', '.join(free)}."))
     return notes
@@ -133,8 +136,8 @@ def _method(row: dict[str, Any], marks: Marks) -> Row:
     verdict = found.get("verdict", "")
     cells = {
         "method": Cell(row["method"]),
-        "top1": spread(row["top1_mean"], row["top1_std"]),
-        "best": spread(*mean_std(row["best_top1"])),
+        "top1": accuracy(row),
+        "best": spread(*mean_std(row["best_top1"])) if trained_classifier(row) else EMPTY,
         "n": number(row["n"], 0),
         "published": marks.cell(row.get("published")),
         "difference": difference(row["difference"]),
@@ -149,6 +152,16 @@ def _method(row: dict[str, Any], marks: Marks) -> Row:
     return Row(cells, row["method"])
 
 
+def trained_classifier(row: dict[str, Any]) -> bool:
+    """Whether the accuracies of a method mean anything: its students' classifiers were trained."""
+    return row.get("classifies", True)
+
+
+def accuracy(row: dict[str, Any], **kw: Any) -> Cell:
+    """A row's top-1; nothing where no classifier was trained."""
+    return spread(row["top1_mean"], row["top1_std"], **kw) if trained_classifier(row) else EMPTY
+
+
 def difference(found: dict[str, Any] | None) -> Cell:
     """A row's difference with its interval, in the tone of its verdict."""
     return EMPTY if found is None else interval(found["mean"], found["low"], found["high"], tone=found["verdict"])
@@ -156,6 +169,9 @@ def difference(found: dict[str, Any] | None) -> Cell:
 
 def _sentence(row: dict[str, Any], baseline: str) -> dict[str, str]:
     found = row["difference"]
+    if not trained_classifier(row):
+        text = f"features of {seeds(row['n'])} without a trained classifier: no top-1 to compare with {baseline}"
+        return {"method": row["method"], "verdict": "alone", "text": text}
     counted = seeds(row["n"] if found is None else found["n"])
     over = "the lone student" if baseline == "student" else baseline
     if found is None:

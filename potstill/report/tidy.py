@@ -65,5 +65,5 @@ def _of_run(summary: dict[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _over(value: float, other: float | None) -> float | None:
-    return None if other is None else value - other
+def _over(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other

@@ -1,4 +1,4 @@
-"""Methods that are more than terms, one file each, under the names that method strings use."""
+"""Methods that are more than loss terms, one file each, under the names that method strings use."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from potstill.scheme import Scheme
 from potstill.schemes.dml import DML
 from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
+from potstill.schemes.hkd import HKD
 from potstill.schemes.teachers import Teachers
 
 SCHEMES: dict[str, type[Scheme]] = {
     "dml": DML,
     "dual": Dual,
     "ema": EMA,
+    "hkd": HKD,
     "teachers": Teachers,
 }
 
-__all__ = ["DML", "EMA", "SCHEMES", "Dual", "Teachers"]
+__all__ = ["DML", "EMA", "HKD", "SCHEMES", "Dual", "Teachers"]

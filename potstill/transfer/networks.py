@@ -34,10 +34,18 @@ class Probe:
     teacher_free: bool = False
     teacher: bool = False
     alone: bool = False
+    assistant: bool = False
 
     @property
     def label(self) -> str:
+        if self.assistant:
+            return self.method
         return TEACHER if self.teacher else f"{self.method} seed {self.seed}"
+
+    @property
+    def role(self) -> str:
+        """`teacher`, `assistant` or `student`."""
+        return TEACHER if self.teacher else "assistant" if self.assistant else LONE
 
 
 def runs_of(folder: Path) -> list[tuple[Path, str | None]]:
@@ -84,6 +92,20 @@ def networks(run: Path, methods: Sequence[str], talk: Talk) -> list[Probe]:
             found.append(probe)
     teacher = _teacher(run, next(iter(cards.values())), min(probe.seed for probe in found), talk)
     return [*teacher, *found]
+
+
+def assistants(run: Path) -> list[Probe]:
+    """The assistants that a run trained, in the order of its recipe; one that came with weights is left out."""
+    names = [one["name"] for one in _json(run / RECIPE).get("recipe", {}).get("assistants") or []]
+    found = []
+    for folder in (run / name for name in names):
+        if (folder / CARD).is_file():
+            card = _json(folder / CARD)
+            model, expansion = _model(card), card.get("expansion", "")
+            loading = partial(load, folder)
+            seed = card.get("seed") or 0
+            found.append(Probe(folder.name, seed, folder, loading, model, folder.name, expansion, assistant=True))
+    return found
 
 
 def _teacher(run: Path, card: dict[str, Any], seed: int, talk: Talk) -> list[Probe]:

@@ -13,7 +13,8 @@ from potstill.models.resnet import ResNet
 from potstill.models.wrn import WideResNet
 from potstill.taps import probe, stages_of
 
-REFERENCE_MODELS = [name for name in MODELS if name != "small_cnn" and not name.endswith("_imagenet")]
+OTHERS = ("small_cnn", "cnn1", "cnn1_a")
+REFERENCE_MODELS = [name for name in MODELS if name not in OTHERS and not name.endswith(("_imagenet", "_cifar"))]
 FAMILIES = [
     "resnet8", "resnet8x4", "wrn_16_2", "vgg8", "ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2", "small_cnn"
 ]  # fmt: skip
@@ -293,6 +294,35 @@ def test_the_catalogue_lists_every_model_with_its_size(facts):
     for name in REFERENCE_MODELS:
         assert rows[name]["parameters"] == facts[name]["params"]
         assert rows[name]["embedding"] == facts[name]["feat_shapes"][-1][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "widths"), [("cnn1", 15050, (1800, 576, 128, 64)), ("cnn1_a", 57994, (3600, 1152, 256, 128))]
+)
+def test_the_networks_of_hkd(name, count, widths):
+    """Flattened, the authors' layers have the sizes of their paper's networks; they are pooled activations."""
+    model = build(name, num_classes=10)
+    with torch.no_grad():
+        x = torch.randn(2, 3, 32, 32)
+        _, taps = answer_and_taps(model, x)
+        released = nn.functional.max_pool2d(model.stage1.bn(model.stage1.conv(x)).relu(), 2)
+    assert parameters(model) == count
+    assert [taps[f"layer{n}"].flatten(1).shape[1] for n in range(4)] == list(widths)
+    torch.testing.assert_close(taps["stage1"], released)
+    torch.testing.assert_close(taps["embedding"], model.fc1(taps["stage3"].flatten(1)).relu())
+    with pytest.raises(ValueError, match=r"32x32 pixels, got 28x28"):
+        model(torch.randn(2, 3, 28, 28))
+
+
+@pytest.mark.parametrize(("name", "activated"), [("resnet18_cifar", True), ("preact_resnet18_cifar", False)])
+def test_resnet18_for_small_images(name, activated):
+    model = sketch(name, num_classes=10)
+    _, taps = answer_and_taps(model, torch.empty(2, 3, 32, 32, device="meta"))
+    assert [tuple(taps[f"stage{n}"].shape[1:]) for n in (1, 2, 3, 4)] == [
+        (64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)
+    ]  # fmt: skip
+    assert all((taps[f"stage{n}.pre"] is not taps[f"stage{n}"]) == activated for n in (1, 2, 3, 4))
+    assert 11.1e6 < parameters(model) < 11.2e6
 
 
 def test_build_passes_arguments_on():

@@ -79,7 +79,7 @@ def _differences(table: dict[str, Any]) -> Sheet | None:
     for row in rows:
         found = row["difference"]
         cells = {
-            key: interval(*(found[key][what] for what in ("mean", "low", "high")), found[key]["verdict"])
+            key: interval(*(found[key][w] for w in ("mean", "low", "high")), found[key]["verdict"], _digits(key))
             for key in keys
             if key in found
         }

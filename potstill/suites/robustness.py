@@ -128,8 +128,8 @@ class RobustnessSuite(Suite):
             EXTENSION,
             "Attacks: l-infinity, in pixels of [0, 1], the network's preprocessing inside the gradient. PGD: "
             f"{self.steps} steps of {self.step_size / self.steps:g} epsilon from a random start, the last step counts. "
-            "FGSM: one step from the image. No network was trained against attacks.",
-            f"Attacked, corrupted, and `clean` beside them: at most {self.rows:,} validation images, evenly spaced.",
+            "FGSM: one step from the image.",
+            f"clean, attacked and corrupted: at most {self.rows:,} validation images, evenly spaced.",
             "corrupted: mean over 15 corruptions at 5 severities with the constants of CIFAR-10-C's generator, made "
             "for 32 x 32 pixels; frost is a generated texture, no photograph. Random numbers are ours.",
             f"ECE in percent over {BINS} bins, NLL in nats, Brier score from 0 to 2. The temperature is fitted to a "

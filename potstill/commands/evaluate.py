@@ -58,8 +58,8 @@ def run(arguments: list[str]) -> int:
     if chosen not in SUITES:
         raise ValueError(f"no suite {chosen!r}; {did_you_mean(chosen, SUITES)}")
     suite, data = SUITES[chosen](), Data()
-    if named is not None and value(rest, "--data.name") is None and value(rest, "--data.root") is None:
-        data = data_of(Path(named))
+    if named is not None and value(rest, "--data.name") is None:
+        data = data_of(Path(named), moved=value(rest, "--data.root") is not None)
     known = flags(Options()) | flags(suite) | flags(data, "--data.") | set(SHORT) | {"-h", "--help"}
     if wrong := unknown(rest, known):
         raise ValueError(wrong.replace("distill", f"evaluate --suite {chosen}"))

@@ -94,7 +94,7 @@ def _lines(table: dict[str, Any], lines: Mapping[str, Mapping[float, list[float]
     domain = alt.Scale(domain=names, range=[shades[name] for name in names])
     dashed = alt.Scale(domain=names, range=[patterns[name] for name in names])
     pick = alt.selection_point(name="pick", fields=["line"], bind="legend", toggle="true")
-    ticks = sorted({row["x"] for row in rows})
+    ticks = sorted({place for points in lines.values() for place in points})
     base: Any = alt.Chart(as_csv(rows)).encode(
         x=alt.X("x:Q", title=x, axis=alt.Axis(values=ticks, grid=False, format="~g"), scale=alt.Scale(nice=False)),
         color=alt.Color("line:N", scale=domain, legend=legend),

@@ -44,17 +44,25 @@ class Options:
     talk: Talk = field(default_factory=lambda: Talk(quiet=True))
 
 
-def data_of(run: Path) -> Data:
+def data_of(run: Path, moved: bool = False) -> Data:
     """The data that a run was trained on, from its `recipe.json` (a grid's: of its first pair).
 
-    Raises ValueError for a folder that says nothing of it.
+    Raises ValueError for a folder that says nothing of it, and for images that are not where it says, unless they
+    `moved`: then the caller knows where to.
     """
     for folder, _ in runs_of(run):
         if (said := _recipe(folder).get("data")) is not None:
             known = {item.name for item in fields(Data)}
             values: dict[str, Any] = {name: value for name, value in said.items() if name in known}
             values["root"] = Path(values["root"]) if values.get("root") else None
+            if values["root"] is not None and not moved and not values["root"].exists():
+                raise ValueError(
+                    f"{run} was trained on the images in {values['root']}, which is not there; "
+                    "say where they are: --data.root FOLDER"
+                )
             return Data(**values)
+    if moved:
+        return Data()
     raise ValueError(
         f"{run} has no {runs.RECIPE} that says what it was trained on; give the folder of a run (not of one student), "
         "or the data: --data NAME or --data.root FOLDER"

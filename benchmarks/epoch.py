@@ -23,8 +23,9 @@ import tyro
 
 from potstill.cache import About, write
 from potstill.cached import Cached
-from potstill.cell import Examples, assemble, source
+from potstill.cell import assemble
 from potstill.data import Images, Preprocess, Resident, first
+from potstill.examples import Examples, source
 from potstill.methods import parse
 from potstill.models import build
 from potstill.precision import Precision

@@ -27,8 +27,10 @@ import tyro
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from potstill.cell import Examples, adapted, assemble, source
+from potstill.adapting import adapted
+from potstill.cell import assemble
 from potstill.data import Preprocess
+from potstill.examples import Examples, source
 from potstill.methods import Method, parse
 from potstill.models import build
 from potstill.objectives import OBJECTIVES

@@ -26,8 +26,9 @@ import torch
 import tyro
 from step_cost import abilities, interleaved, peak_mib
 
-from potstill.cell import Examples, assemble, source
+from potstill.cell import assemble
 from potstill.data import Images, Preprocess, Resident, first
+from potstill.examples import Examples, source
 from potstill.loop import Step, in_turn
 from potstill.methods import parse
 from potstill.models import build

@@ -25,6 +25,7 @@ GOLDENS = ROOT / "tests" / "goldens"
 INDEX = "README.md"
 NOTE = "<!-- Written by docs/methods.py from the class; edit that. -->"
 NAMED = {"icd": "Potstill's home method."}
+NO_SOURCE = "neither code nor equations are public: what is here is our reading"
 HEADINGS = {
     "Shapes:": "Shapes",
     "Defaults": "Defaults",
@@ -131,7 +132,7 @@ def rows(entry: Entry, added: Added) -> Iterator[tuple[str, str]]:
 def scheme_rows(entry: Entry, scheme: Scheme) -> Iterator[tuple[str, str]]:
     """Of a method that brings more than terms."""
     if scheme.reconstruction:
-        yield "reconstruction", "neither code nor equations are public: what is here is our reading"
+        yield "reconstruction", NO_SOURCE
     yield "stands for", f"`{entry.method.expansion}`"
     yield "terms", f"`{describe(entry.method.terms)}`"
     yield "matches", scheme.matches
@@ -143,6 +144,8 @@ def objective_rows(entry: Entry) -> Iterator[tuple[str, str]]:
     kind = entry.own.kind
     student, teacher = kind.default_taps
     sides = [f"the student's `{student}`" if student else "", f"the teacher's `{teacher}`" if teacher else ""]
+    if kind.reconstruction:
+        yield "reconstruction", NO_SOURCE
     yield "stands for", f"`{entry.method.expansion}`"
     yield "matches", f"{kind.matches or 'unverified'}: {' with '.join(filter(None, sides))}"
     yield "weight", f"{entry.weight:g}, {kind.weight_from or 'unverified'}"

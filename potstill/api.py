@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
@@ -13,16 +13,18 @@ import torch
 from torch import nn
 
 from potstill import checkpoint, runs
+from potstill.adapting import adapted
 from potstill.caching import Cache, check_methods, standing_in
-from potstill.cell import Examples, adapted, choose_precision, final_evaluation, source, train_stages
+from potstill.cell import choose_precision, final_evaluation, train_stages
 from potstill.console import Talk
 from potstill.data import Preprocess, Split
 from potstill.data.foreign import Given, Ordered
 from potstill.evaluation.summary import Cell, summarise
+from potstill.examples import Examples, source
 from potstill.forms import examples_of, findable, held
 from potstill.loop import Result
 from potstill.methods import Method, parse
-from potstill.precision import Precision, lay_out
+from potstill.precision import Choice, Precision, lay_out
 from potstill.ranks import start
 from potstill.recipe import Fit
 from potstill.report.page import write_report
@@ -30,7 +32,7 @@ from potstill.setting import unused
 from potstill.sources import Network
 from potstill.student import adaptation, save_student
 from potstill.tasks.classify import Classify, Evaluation
-from potstill.teachers import check_modules, classes_of, examine
+from potstill.teachers import check_modules, classes_of, examine, frozen
 from potstill.terms import Term
 from potstill.types import Source
 
@@ -45,6 +47,7 @@ def distill(
     epochs: int = 30,
     batch_size: int = 64,
     fit: Fit | None = None,
+    assistants: Mapping[str, nn.Module] | None = None,
     teacher_preprocess: Preprocess | None = None,
     student_preprocess: Preprocess | None = None,
     precision: str = "auto",
@@ -71,6 +74,8 @@ def distill(
             `[Term(CrossEntropy), Term(FitNet, "layer2", "layer3", weight=100)]`.
         epochs, batch_size: as usual; a loader of your own brings its batch size.
         fit: everything about training, if these two are not enough.
+        assistants: further trained networks by name, from strong to weak, for methods that listen to several (`takd`,
+            `ces_kd`, `dgkd`) and for terms that name them. They see their input as the teacher does.
         teacher_preprocess, student_preprocess: what each network does to its input. Left out: nothing for floating
             point inputs, pixels in [0, 1] for uint8 ones.
         precision: `auto` measures a few steps and takes what is fastest on this device.
@@ -92,7 +97,7 @@ def distill(
     """
     talk = Talk(quiet=quiet)
     plan = _plan(method)
-    check_modules(teacher, student)
+    others = check_modules(teacher, student, assistants or {})
     place = start(str(device)) if device is not None else _device_of(student)
     asked = fit or Fit(epochs=epochs, batch_size=batch_size)
     examples = examples_of(data, asked, place, seed)
@@ -112,41 +117,38 @@ def distill(
         check_methods([plan])
         if not plan.needs_teacher:
             talk.warn(f"cache has no effect: {plan.name} does not listen to the teacher")
-    preprocesses = {"teacher": teacher_preprocess, "student": student_preprocess}
-    classes = classes_of({"teacher": teacher, "student": student}, preprocesses, examples)
+    preprocesses = dict.fromkeys(["teacher", *others], teacher_preprocess) | {"student": student_preprocess}
+    classes = classes_of({"teacher": teacher, "student": student, **others}, preprocesses, examples)
     if isinstance(examples.loader, Given | Ordered):
         examples.loader.classes = classes
         if out is not None:
             talk.say("data of your own is read in its own way: a stopped run resumes at the beginning of an epoch")
-    examples = replace(examples, valid=held(valid, place, classes))
+    info = replace(examples.info, classes=classes)
+    examples = replace(examples, info=info, valid=held(valid, place, classes))
     folder = None if out is None else Path(out)
     claimed = nullcontext()
     if folder is not None:
         names = {"teacher": _name(teacher), "student": _name(student)}
+        names |= {name: _name(module) for name, module in others.items()}
         values = {"recipe": {**names, "method": plan.expansion, "fit": asdict(fit), "seed": seed}}
         claimed = runs.claim(folder, {**values, "environment": runs.environment()}, resume)
     with claimed:
-        if plan.adapting:  # the network around the student answers in the classes of the data
+        if plan.adapts:  # the network around the student answers in the classes of the data
             student = _adapted(student, teacher, plan, examples, student_preprocess, teacher_preprocess, seed)
             if student_preprocess is not None:
                 student_preprocess = replace(student_preprocess, label_map=None)
-        arithmetic, why = runs.settle_precision(
-            folder,
-            precision,
-            lambda: choose_precision(
-                student,
-                teacher if plan.needs_teacher else None,
-                plan,
-                examples,
-                fit,
-                student_preprocess,
-                teacher_preprocess,
-            ),
-        )
+
+        def measured() -> Choice:
+            taught = teacher if plan.needs_teacher else None
+            with frozen(others, examples, teacher_preprocess, Precision()) as heard:
+                both = student_preprocess, teacher_preprocess
+                return choose_precision(student, taught, plan, examples, fit, *both, compiling=True, assistants=heard)
+
+        arithmetic, why = runs.settle_precision(folder, precision, measured)
         talk.say(f"method {plan.name}: {plan.plan}; precision: {why}")
-        heard = arithmetic if kept is None else kept.precision(precision, arithmetic)
-        guide = source(teacher, examples.probe, trained=False, preprocess=teacher_preprocess, precision=heard)
-        try:
+        known = arithmetic if kept is None else kept.precision(precision, arithmetic)
+        with frozen({"teacher": teacher, **others}, examples, teacher_preprocess, known) as heard:
+            guide = heard.pop("teacher")
             looked = _look(guide, examples, classes, talk)
             answers = None if examples.valid is None else looked.predictions
             speaker: Source | None = guide if plan.needs_teacher else None
@@ -170,6 +172,7 @@ def distill(
                     plan,
                     lambda _: examples,
                     fit,
+                    assistants=heard,
                     begin=begin,
                     label=plan.name,
                     resume=resume,
@@ -179,8 +182,6 @@ def distill(
                     reference=answers,
                     folder=folder,
                 )
-        finally:
-            guide.close()
     final = None if examples.valid is None else final_evaluation(engine, examples, answers)
     if final is not None:
         answer = f"{final.top1:.2f} % (agrees with the teacher on {final.agreement:.2f} %)"

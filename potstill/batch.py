@@ -98,7 +98,8 @@ class View:
 
     `input` is what a network's forward receives (a tensor, or a mapping of tensors for tokenised text).
     `index` is each row's place in the data set (int64), the key of memory banks, caches and random draws.
-    `label` and `mask` (True: counts) may be absent. `extras` holds whatever else terms ask for by name.
+    `label` and `mask` (True: counts) may be absent. `extras` holds whatever else terms ask for by name; what a source
+    must know without asking the device is a numpy array there, one row per example too.
     Rows of a view may be a multiple of the rows of the main view (a comparison needs several images).
     `number` says which augmentation of the training samples the input is, so that a cache knows what it is asked for;
     it is known on the host. None where a loader does not know: then no cache can answer.
@@ -108,7 +109,7 @@ class View:
     index: Tensor
     label: Tensor | None = None
     mask: Tensor | None = None
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
     number: int | None = None
 
     def __len__(self) -> int:

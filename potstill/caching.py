@@ -13,10 +13,11 @@ from torch import nn
 
 from potstill.cache import ABOUT, About, read_about, write
 from potstill.cached import Cached
-from potstill.cell import Examples, assemble
+from potstill.cell import assemble
 from potstill.console import Talk
 from potstill.data import Preprocess, Split
 from potstill.data.foreign import Pair
+from potstill.examples import Examples
 from potstill.forms import augmentation, views_of
 from potstill.largest import check_tail
 from potstill.methods import Method
@@ -92,12 +93,14 @@ def needed(
             engine = assemble(
                 student(method), teacher, method, examples(asked), asked, stage=stage, preprocess=preprocess, **kw
             )
-            if elsewhere := [view for source, view in engine.system.wanted if source == "teacher" and view != MAIN]:
+            # A scheme may give the teacher another name, and a control wraps it.
+            names = [name for name, one in engine.sources.items() if getattr(one, "source", one) is teacher]
+            if elsewhere := [view for source, view in engine.system.wanted if source in names and view != MAIN]:
                 raise ValueError(
                     f"method {method.name!r} asks the teacher about another view of each sample ({elsewhere[0]!r}), "
                     "which no cache holds; teach it live"
                 )
-            taps |= dict.fromkeys(engine.system.wanted.get(("teacher", MAIN), ()))
+            taps |= dict.fromkeys(tap for name in names for tap in engine.system.wanted.get((name, MAIN), ()))
             for term in engine.system.wired:
                 if top_k is not None and term.right is not None and "output" in term.right.taps:
                     temperature = temperature or getattr(term.objective, "temperature", None)

@@ -1,4 +1,4 @@
-"""What may happen after an evaluation or at the end of an epoch."""
+"""What may happen before the first step, after an evaluation, or at the end of an epoch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ class Callback:
     """May rescale the learning rate (`engine.lr_factor`), reload weights, make another `engine.optimizer`, or stop the
     run (`engine.stop`). One with `state_dict` is checkpointed.
     """
+
+    def on_start(self, engine: Engine) -> None:
+        """Before the first batch of this process; what a resumed run remembers is loaded already."""
 
     def on_evaluate(self, engine: Engine, metrics: dict[str, Any]) -> None:
         """After every evaluation; the row of `metrics.jsonl` may be added to."""

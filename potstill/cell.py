@@ -3,69 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from potstill.adapting import started_anew
 from potstill.callbacks import Callback
+from potstill.compiling import consider
 from potstill.data.preprocess import Preprocess
 from potstill.engine import Engine
-from potstill.hashing import hash_int
-from potstill.loop import Loader, Result
+from potstill.examples import Examples, source
+from potstill.loop import Result
 from potstill.methods import Method
+from potstill.plateau import Plateau
 from potstill.precision import Choice, Precision, choose
 from potstill.recipe import Fit
 from potstill.scheme import Scene
 from potstill.sources import Network, Shuffled
 from potstill.stages import Stage
-from potstill.taps import probe, untouched
 from potstill.tasks.classify import Classify, Evaluation
-from potstill.terms import Spec
-from potstill.types import MAIN, Batch, DataInfo, LiveSource, Objective, Outputs, Progress, Source, Task
+from potstill.types import LiveSource, Progress, Source, Task
 from potstill.wiring import Weights, wire
-
-
-@dataclass(frozen=True)
-class Examples:
-    """What a cell learns from: the training loader, validation batches (or none), and what objectives may know."""
-
-    loader: Loader
-    info: DataInfo
-    probe: Batch
-    valid: Callable[[], Iterable[Batch]] | None = None
-
-    def held(self) -> Iterable[Batch]:
-        """The validation batches, of a cell that has some."""
-        assert self.valid is not None, "there is no validation data"
-        return self.valid()
-
-
-def source(
-    module: nn.Module, batch: Batch, *, trained: bool, preprocess: Preprocess | None, precision: Precision
-) -> Network:
-    """A live network with the taps that one probe finds; the network is left bit-identical."""
-    device = batch.main.index.device
-    precision.place(module, device)
-    # The label map makes another tensor of the answer, in which the Linear that made it would not be recognised.
-    unmapped = None if preprocess is None else replace(preprocess, label_map=None)
-    blank = Network(module, trained=trained, preprocess=unmapped, precision=precision)
-    try:
-        found = probe(module, lambda: blank(Classify(), batch, MAIN, ()).dense())
-    except BaseException as error:
-        blank.close()
-        if isinstance(error, RuntimeError | TypeError | IndexError | AssertionError):
-            raise ValueError(
-                f"{type(module).__name__} cannot run on an input of shape {list(batch.main.input.shape)} and dtype "
-                f"{batch.main.input.dtype}: {error}"
-            ) from error
-        raise
-    blank.preprocess = preprocess
-    return blank.with_names(found.names)
 
 
 def assemble(
@@ -110,12 +72,15 @@ def assemble(
         sources["teacher"] = teacher
     sources |= assistants or {}
     task: Task = Classify()
-    callbacks: Sequence[Callback] = ()
+    watched = examples.watched
+    if fit.schedule == "plateau" and watched is None:
+        raise ValueError("fit.schedule plateau has nothing to watch: set data.watched in a recipe")
+    callbacks: Sequence[Callback] = [Plateau(fit.patience)] if fit.schedule == "plateau" else []
     if method.scheme is not None:
         scene = Scene(sources, examples, fit, seed, peer)
         sources |= method.scheme.sources(scene)
         scene = replace(scene, sources=sources)
-        examples, callbacks = method.scheme.examples(scene), method.scheme.callbacks(scene)
+        examples, callbacks = method.scheme.examples(scene), [*callbacks, *method.scheme.callbacks(scene)]
         task = method.scheme.task(scene)
     if method.control == "shuffled":
         sources = {name: one if one.trained else Shuffled(one) for name, one in sources.items()}
@@ -125,6 +90,9 @@ def assemble(
     def evaluate(student: LiveSource) -> dict[str, Any]:
         found = Classify().evaluate(student, examples.held(), reference)
         measured = {"top1": found.top1, "valid_loss": found.loss}
+        if watched is not None:
+            seen = Classify().evaluate(student, watched())
+            measured |= {"watched_top1": seen.top1, "watched_loss": seen.loss}
         return measured if reference is None else measured | {"agreement": found.agreement}
 
     return Engine(
@@ -140,62 +108,6 @@ def assemble(
         folder=folder,
         on_step=on_step,
     )
-
-
-def started_anew(student: nn.Module, seed: int, name: str) -> nn.Module:
-    """A copy of a network with initial weights of its own, where nobody says how they are made.
-
-    Raises ValueError for a network with parameters that no `reset_parameters` of its layers draws again.
-    """
-    fresh = copy.deepcopy(student)
-    drawn: set[int] = set()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(hash_int(seed, "peer", name))
-        for module in fresh.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
-                drawn |= {id(p) for p in module.parameters()}
-    if kept := [path for path, p in fresh.named_parameters() if id(p) not in drawn]:
-        raise ValueError(
-            f"{type(student).__name__} cannot be given other initial weights: nothing draws {kept[0]} again; "
-            "give its layers reset_parameters()"
-        )
-    return fresh
-
-
-def adapted(
-    student: nn.Module,
-    teacher: Source | None,
-    method: Method,
-    examples: Examples,
-    *,
-    seed: int = 0,
-    preprocess: Preprocess | None = None,
-) -> nn.Module:
-    """The network that a method trains: the student, or what an objective of it builds around the student."""
-
-    def listen(source: Source, taps: Sequence[str]) -> Outputs:
-        with untouched(source.module) if source.module is not None else nullcontext(), torch.no_grad():
-            return source(Classify(), examples.probe, MAIN, taps)
-
-    if teacher is None:
-        return student
-    if len(method.adapting) > 1:
-        raise ValueError(f"{' and '.join(t.label for t in method.adapting)} each make another network of the student")
-    for term in method.adapting:
-        if isinstance(term.objective, Objective):
-            raise ValueError(f"term {term.label!r}: give the class or a Spec; it is built with the student's network")
-        if teacher.module is None:
-            raise ValueError(
-                f"method {method.name!r} builds its student from modules of the teacher, and what stands in for that "
-                "one (a cache) has none; use the live network"
-            )
-        options = dict(term.objective.kwargs) if isinstance(term.objective, Spec) else {}
-        guided = source(student, examples.probe, trained=True, preprocess=preprocess, precision=Precision())
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash_int(seed, "adapt", term.label))
-            student = term.kind.adapt(guided, cast(LiveSource, teacher), listen, **options) or student
-    return student
 
 
 def prepared(
@@ -263,23 +175,31 @@ def choose_precision(
     preprocess: Preprocess | None,
     teacher_preprocess: Preprocess | None,
     rounds: int = 5,
+    compiling: bool = False,
+    assistants: Mapping[str, Source] | None = None,
     **kw: Any,
 ) -> Choice:
-    """Measure real steps on throw-away copies: weights, statistics and random state stay as they are."""
+    """Measure real steps on throw-away copies: weights, statistics and random state stay as they are.
+
+    With `compiling` also compiled ones, where a student's training is long enough (`compiling.consider`).
+    """
     device = examples.probe.main.index.device
 
     def step(precision: Precision) -> Callable[[], None]:
-        guide = None if isinstance(teacher, nn.Module) else teacher
-        if isinstance(teacher, nn.Module):
-            guide = source(
-                copy.deepcopy(teacher), batch, trained=False, preprocess=teacher_preprocess, precision=precision
-            )
-        engine = assemble(
-            copy.deepcopy(student), guide, method, examples, fit, preprocess=preprocess, precision=precision, **kw
-        )
+        def frozen(module: nn.Module, own: Preprocess | None) -> Network:
+            return source(copy.deepcopy(module), batch, trained=False, preprocess=own, precision=precision)
+
+        guide = frozen(teacher, teacher_preprocess) if isinstance(teacher, nn.Module) else teacher
+        others = {
+            name: frozen(one.module, one.preprocess) if isinstance(one, Network) else one
+            for name, one in (assistants or {}).items()
+        }
+        given: dict[str, Any] = {"assistants": others, "preprocess": preprocess, "precision": precision, **kw}
+        engine = assemble(copy.deepcopy(student), guide, method, examples, fit, **given)
         engine.begin()
         return lambda: engine.train_on(batch)
 
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         batch = next(iter(examples.loader.epoch(0)))  # a loader of somebody else's may draw random numbers
-        return choose(step, device, rounds)
+        choice = choose(step, device, rounds)
+        return consider(choice, step, fit.epochs * examples.loader.steps, device, rounds) if compiling else choice

@@ -6,7 +6,7 @@ Everything happens on throw-away copies of the networks: nothing is written, and
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from potstill import registry, runs
 from potstill.advice import advice
+from potstill.assistants import TEACHER
 from potstill.cache import read_shard
 from potstill.cached import Cached
 from potstill.cell import assemble
@@ -32,6 +33,9 @@ from potstill.setting import EVALUATION_BATCH, Setting, without_effect
 from potstill.sources import Network as Live
 from potstill.stages import Stage
 from potstill.types import MAIN, Batch, Source
+
+STUDENT = "student"
+"""The role of a network that a method of the table trains."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,13 @@ class Trial:
     """One of its training batches."""
     held: Batch
     """One of its evaluation batches."""
+    role: str = STUDENT
+    """Who is trained: a student, the teacher, or an assistant by name."""
 
     @property
     def label(self) -> str:
-        if self.teacher is None:
-            return "teacher"
+        if self.role != STUDENT:
+            return self.role
         return f"{self.method.name} [{self.stage.name}]" if self.stage.name else self.method.name
 
     def engine(self) -> Engine:
@@ -64,15 +70,15 @@ class Trial:
         if guide is not None and guide.module is not None:
             guide = cast(Live, guide).with_module(copy.deepcopy(guide.module))
         module: nn.Module = (
-            setting.network(self.spec, "teacher", self.seed)
-            if guide is None
+            setting.network(self.spec, self.role, self.seed)
+            if self.role != STUDENT
             else setting.student(self.method, self.seed, guide)
         )
         return assemble(
             module,
             guide if self.method.needs_teacher else None,
             self.method,
-            setting.examples(self.fit, self.seed),
+            setting.examples(self.fit, self.seed, whole=guide is None),
             self.fit,
             stage=self.stage,
             **setting.others(self.seed),
@@ -136,7 +142,12 @@ def _looked_at(
     for trial, foot in zip(trials, feet, strict=True):
         options.talk.say(f"  {trial.label}: " + (f"{rounds} steps" if fits else "no step, it would not fit"))
         rows.append(_row(trial, foot, rounds if fits else 0))
-    training = rows.pop(0) if trials[0].teacher is None else None
+    roles = [trial.role for trial in trials]
+    assistants = [
+        {"name": role, **row} for role, row in zip(roles, rows, strict=True) if role not in (STUDENT, TEACHER)
+    ]
+    training = rows[0] if roles[0] == TEACHER else None
+    rows = rows[len(roles) - roles.count(STUDENT) :]
     if training and options.teachers and registry.finished(options.teachers / registry.key(setting, options.seed)):
         training = None  # it is there, and is only copied
     found = {
@@ -148,9 +159,10 @@ def _looked_at(
         "milliseconds": choice.milliseconds if choice else None,
         "networks": _networks(setting, methods, options.seed),
         "teacher_training": training,
+        "assistants_training": assistants,
         "methods": rows,
         "cells": sum(seeds.values()),
-        "eta_seconds": _total(rows, seeds, training) if fits else None,
+        "eta_seconds": _total(rows, seeds, [training, *assistants]) if fits else None,
         "teacher_evaluation_mib": looked.mib(),
         "peak_mib": max(foot.mib()["peak"] for foot in (*feet, looked)),
         "available_mib": round((free + _resident(setting)) / 2**20, 1),
@@ -170,21 +182,26 @@ def available(device: torch.device) -> int:
 
 def _trials(setting: Setting, methods: list[Method], seed: int, precision: Precision) -> list[Trial]:
     recipe = setting.recipe
-    guide = setting.cached or setting.teacher(setting.network(recipe.teacher, "teacher", seed), precision)
+    live = setting.teacher(setting.network(recipe.teacher, "teacher", seed), precision)
+    guide = setting.cached or setting.limited(live)
 
     held = _held(setting)
     drawn: dict[int, Batch] = {}
 
-    def of(method: Method, spec: Network, fit: Fit, teacher: Source | None) -> Iterator[Trial]:
+    def of(method: Method, spec: Network, fit: Fit, teacher: Source | None, role: str = STUDENT) -> Iterator[Trial]:
         if fit.batch_size not in drawn:
             drawn[fit.batch_size] = next(iter(setting.examples(fit, seed).loader.epoch(0)))
         batch = drawn[fit.batch_size]
         for stage in method.stages:
-            yield Trial(setting, seed, precision, method, stage, spec, stage.fit(fit), teacher, batch, held)
+            yield Trial(setting, seed, precision, method, stage, spec, stage.fit(fit), teacher, batch, held, role)
 
     found = []
     if not setting.recipe.teacher.taught:
-        found += of(parse(LONE_STUDENT), recipe.teacher, recipe.teacher_fit or recipe.fit, None)
+        found += of(parse(LONE_STUDENT), recipe.teacher, recipe.training_of(), None, TEACHER)
+    guides = {TEACHER: guide, **setting.others(seed, precision)["assistants"]}
+    for one in recipe.assistants:
+        if not one.network.taught:
+            found += of(parse(one.method), one.network, recipe.training_of(one), guides[one.teacher], one.name)
     for method in methods:
         found += of(method, recipe.student, recipe.fit, guide)
     return found
@@ -233,9 +250,9 @@ def _evaluations(trial: Trial) -> float:
     return often * count / min(count, EVALUATION_BATCH)
 
 
-def _total(rows: list[dict[str, Any]], seeds: Mapping[str, int], training: Mapping[str, Any] | None) -> float:
+def _total(rows: list[dict[str, Any]], seeds: Mapping[str, int], training: Sequence[Mapping[str, Any] | None]) -> float:
     students = sum(seeds[row["method"]] * row["eta_seconds"] for row in rows)
-    return round(students + (training["eta_seconds"] if training else 0.0), 3)
+    return round(students + sum(one["eta_seconds"] for one in training if one), 3)
 
 
 def _networks(setting: Setting, methods: list[Method], seed: int) -> list[dict[str, Any]]:
@@ -243,9 +260,11 @@ def _networks(setting: Setting, methods: list[Method], seed: int) -> list[dict[s
     recipe, image = setting.recipe, first(setting.train, 1, setting.device)
     teacher = setting.teacher(setting.network(recipe.teacher, "teacher", seed))
     found: list[tuple[str, str, Live]] = [("teacher", recipe.teacher.name, teacher)]
+    others = setting.others(seed)["assistants"]
+    found += [(f"assistant {one.name}", one.network.name, others[one.name]) for one in recipe.assistants]
     plain = parse(LONE_STUDENT)
-    for method in (plain, *(method for method in methods if method.adapting)):
-        module = setting.student(method, seed, teacher if method.adapting else None)
+    for method in (plain, *(method for method in methods if method.adapts)):
+        module = setting.student(method, seed, teacher if method.adapts else None)
         role = "student" if method is plain else f"student of {method.name}"
         live = Live(module, trained=True, preprocess=setting.preprocess(recipe.student, method))
         found.append((role, recipe.student.name, live))

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from potstill import runs
-from potstill.assistants import check_assistants
+from potstill.assistants import check_assistants, with_ladder
 from potstill.comparison import Comparison, Options
 from potstill.data import load
 from potstill.evaluation.summary import Cell
@@ -42,6 +42,7 @@ def checked(recipe: Recipe, options: Options) -> tuple[Recipe, list[Method]]:
 
     Raises ValueError for those; says which settings have no effect.
     """
+    recipe = with_ladder(recipe)
     methods = [parse(text) for text in recipe.methods]
     _check_names(methods, recipe)
     recipe = with_views(recipe)
@@ -70,13 +71,14 @@ def opened(recipe: Recipe, options: Options) -> Setting:
 def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[str, Any]:
     talk, recipe = options.talk, setting.recipe
     precision, why = runs.settle_precision(
-        options.out, options.precision, lambda: setting.measure(methods, options.seed)
+        options.out, options.precision, lambda: setting.measure(methods, options.seed, compiling=True)
     )
     talk.say(f"precision: {why}")
     for method in methods:
         talk.say(f"method {method.name}: {method.plan}")
     cells = [(method, seed) for seed in range(options.seed, options.seed + recipe.seeds) for method in methods]
-    with talk.bars(1 + sum(len(method.stages) for method, _ in cells)) as begin:
+    taught = 1 + (recipe.teacher.budget is not None)
+    with talk.bars(taught + sum(len(method.stages) for method, _ in cells)) as begin:
         comparison = Comparison(setting, options, methods, precision, begin)
         comparison.learn_teacher()
         done = _trained(comparison, cells)

@@ -11,24 +11,25 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill import checkpoint, registry, runs
-from potstill.assistants import learn
-from potstill.cell import Examples, assemble, final_evaluation, prepared
+from potstill.assistants import learn, teach
+from potstill.budget import spend
+from potstill.cell import assemble, final_evaluation, prepared
 from potstill.console import Talk
 from potstill.data import Preprocess
 from potstill.engine import Engine
 from potstill.evaluation.summary import Cell, summarise
+from potstill.examples import Examples
 from potstill.loop import Step, each, in_turn
-from potstill.methods import Method, parse
+from potstill.methods import LONE_STUDENT, Method, parse
 from potstill.models import load_weights
 from potstill.outputs import collect, fidelities, remarks
 from potstill.precision import Precision
@@ -95,9 +96,9 @@ class Comparison:
         if spec.taught:
             self.card["checkpoint"] = str(spec.checkpoint or spec.name)
         else:
-            if not registry.finished(folder):
-                self._train_teacher(module, folder)
-                wait()
+            alone = Trainee(spec, parse(LONE_STUDENT), self.setting.recipe.training_of(), seed, folder)
+            alone.module = module
+            teach(self, alone, registry.key(self.setting, seed), "teacher")
             load_weights(module, folder / WEIGHTS)
             kept = json.loads((folder / RESULT).read_text())
             self.card |= {name: kept[name] for name in ("seconds", "key", "registered") if name in kept}
@@ -109,28 +110,13 @@ class Comparison:
         taught = "checkpoint" not in self.card
         found = examine(live, Classify(), examples.held, classes, self.options.talk, own, taught)
         self.card["top1"], self.answers = found.top1, found.predictions
+        self.card["tail_top1"] = self.setting.tail_top1(found.predictions)
         if self.setting.cached is not None:
             self.teacher, self.card["cache"] = self.setting.cached, str(spec.cache)
+        self.teacher = self.setting.limited(self.teacher)
+        self.card |= spend(self.teacher, folder, self.options.device, self.begin)
         if self.setting.recipe.assistants:
             self.card["assistants"] = [learn(self, one) for one in self.setting.recipe.assistants]
-
-    def _train_teacher(self, module: nn.Module, folder: Path) -> None:
-        """Into `folder`; where teachers are shared, through theirs, in which it may lie already."""
-        spec, seed = self.setting.recipe.teacher, self.options.seed
-        fit = self.setting.recipe.teacher_fit or self.setting.recipe.fit
-        shared = self.options.teachers and self.options.teachers / registry.key(self.setting, seed)
-        place = shared or folder
-        with registry.locked(place) if shared and rank() == 0 else nullcontext():
-            if not registry.finished(place):
-                alone = Trainee(spec, parse("student"), fit, seed, place)
-                alone.module = module
-                alone.engine = self.engine(alone, lambda fit: self.setting.examples(fit, seed), "teacher")
-                alone.engine.run(self.options.resume)
-                result, _ = self.kept(alone)
-                if rank() == 0:
-                    checkpoint.write_json(place / RESULT, {**result, "key": place.name} if shared else result)
-            if shared and rank() == 0:
-                registry.copy(shared, folder)
 
     def cell(self, method: Method, seed: int) -> Cell:
         """Train one student, or read what it came to."""
@@ -217,6 +203,7 @@ class Comparison:
             teacher_free=not method.needs_teacher,
             peak_mib=peak,
             classifies=method.classifies,
+            tail_top1=self.setting.tail_top1(found.predictions),
         )
         if rank() == 0:
             if seed == self.options.seed and self.answers is not None and method.classifies:

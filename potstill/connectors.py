@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from potstill.functional import as_tuple, at_least_float32
+from potstill.functional import as_tuple, at_least_float32, attention_map
 
 
 class ConvRegressor(nn.Module):
@@ -67,6 +70,55 @@ def to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         for value in (student, teacher)
     )
     return ours, theirs
+
+
+class LayerAttention(nn.Module):
+    r"""Which layers attend to which: AFD's attention from the maps of one network to those of another.
+
+    $$\alpha_{iqk} = softmax_k
+      \frac{\langle W_q \kappa_{ik}, \theta_{iq} \rangle + \langle P_q, P_k \rangle}{\sqrt d},$$
+
+    queries $\theta_q = BN(Linear(GAP(F_q)))$, keys $\kappa_k = ReLU(BN(Linear(GAP(F_k))))$, $W$ one linear layer with
+    batch norm for all keys that gives one for each query, $P$ learnt positions.
+
+    Shapes: Q maps and K maps `[B, C, H, W]` of any sizes -> `[B, Q, K]`, a distribution over the keys for each query.
+    """
+
+    def __init__(self, query_channels: Sequence[int], key_channels: Sequence[int], width: int):
+        super().__init__()
+        self.queries = nn.ModuleList(_embedding(channels, width) for channels in query_channels)
+        self.keys = nn.ModuleList(_embedding(channels, width) for channels in key_channels)
+        self.bilinear = _embedding(width, width * len(query_channels))
+        self.query_positions = nn.Parameter(nn.init.xavier_normal_(torch.empty(len(query_channels), width)))
+        self.key_positions = nn.Parameter(nn.init.xavier_normal_(torch.empty(len(key_channels), width)))
+
+    def forward(self, queries: tuple[Tensor, ...], keys: tuple[Tensor, ...]) -> Tensor:
+        dtype = self.query_positions.dtype
+        query = torch.stack([f(x.to(dtype).mean((2, 3))) for f, x in zip(self.queries, queries, strict=True)], 1)
+        key = torch.stack([f(x.to(dtype).mean((2, 3))) for f, x in zip(self.keys, keys, strict=True)], 1).relu()
+        each = self.bilinear(key.flatten(0, 1)).view(*key.shape[:2], len(queries), -1)
+        logits = torch.einsum("bkqd,bqd->bqk", each, query) + self.query_positions @ self.key_positions.T
+        return (logits / key.shape[-1] ** 0.5).softmax(-1)
+
+
+def attention_distances(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> Tensor:
+    """Mean squares between the attention maps of all pairs of layers, our map averaged to the size of theirs first.
+
+    Shapes: S maps and T maps `[B, C, H, W]` -> `[B, S, T]`.
+    """
+    energy = [at_least_float32(x).square().mean(1, keepdim=True) for x in ours]
+    values = {size: _pooled(energy, *size) for size in {tuple(x.shape[-2:]) for x in theirs}}
+    found = [(values[tuple(x.shape[-2:])] - attention_map(x)[:, None]).square().mean(2) for x in theirs]
+    return torch.stack(found, 2)
+
+
+def _embedding(channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(channels, width), nn.BatchNorm1d(width))
+
+
+def _pooled(energy: list[Tensor], height: int, width: int) -> Tensor:
+    """Maps `[B, 1, H, W]` at one size, as vectors of length 1: `[B, S, H * W]`."""
+    return F.normalize(torch.cat([F.adaptive_avg_pool2d(x, (height, width)) for x in energy], 1).flatten(2), dim=2)
 
 
 def check_maps(name: str, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> None:

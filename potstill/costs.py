@@ -64,15 +64,16 @@ def measure(engine: Engine, batch: Batch, evaluated: Batch | None, rounds: int) 
     """
     engine.begin()
     runs: dict[str, Run] = {"step": lambda: engine.train_on(batch)}
+    ready = next(iter(engine.prepared(batch)))
     drawn, ahead = _endless(engine.loader), isinstance(engine.loader, Streamed)
     if not ahead:
         runs["draw"] = lambda: next(drawn)
     if any(not engine.sources[source].trained for source, _ in engine.system.wanted):
-        runs["teacher"] = lambda: [_teacher(engine, part) for part in _parts(engine, batch)]
+        runs["teacher"] = lambda: [_teacher(engine, part) for part in _parts(engine, ready)]
     if evaluated is not None:
         student = engine.evaluated
         runs["evaluation"] = lambda: Classify().evaluate(student, [evaluated])
-    terms = dict(_terms(engine, batch))
+    terms = dict(_terms(engine, ready))
     times = _interleaved(runs | {f"term {name}": run for name, run in terms.items()}, rounds, engine.device)
     if ahead:  # one after the other: between other work they would all lie ready
         times |= _interleaved({"draw": lambda: next(drawn)}, rounds, engine.device)

@@ -14,12 +14,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from potstill import checkpoint
+from potstill import checkpoint, compiling
 from potstill.callbacks import Callback
 from potstill.loop import Loader, Result, drive
 from potstill.optim import average_of, make_optimizer
-from potstill.ranks import add_up, agree_on_buffers, rank, world_size, wrap
+from potstill.ranks import add_up, agree_on_buffers, rank, world_size
 from potstill.recipe import Fit
+from potstill.sharding import held
 from potstill.step import Stepper, System
 from potstill.terms import Wired
 from potstill.types import Batch, Follows, LiveSource, Progress, Source, Stateful, Task
@@ -83,6 +84,8 @@ class Engine:
         elif self.folder:
             for name in ("metrics.jsonl", "timings.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
+        for callback in self.callbacks:
+            callback.on_start(self)
         self.saved = time.monotonic()
 
     @property
@@ -111,8 +114,9 @@ class Engine:
 
     def begin(self) -> None:
         """Wrap the system for its ranks and make the optimizer."""
-        self.stepper = Stepper(self.system, wrap(self.system, self.device), self.fit.micro_batch)
-        self.optimizer = make_optimizer(self.system, self.fit)
+        self.held = held(self.system, self.average, self.device, self.fit.shard)
+        self.stepper = Stepper(self.held.system, self.held.wrapped, self.fit.micro_batch)
+        self.optimizer = make_optimizer(self.held.system, self.fit)
 
     def train_on(self, batch: Batch) -> None:
         """One loader batch: prepare it, and take its optimizer steps."""
@@ -123,15 +127,20 @@ class Engine:
 
     def prepared(self, batch: Batch) -> Iterable[Batch]:
         """What the task makes of a loader batch: one batch for each optimizer step."""
-        return self.task.prepare(batch, self.sources, self.progress, self.seed)
+        if self.held.system is self.system:
+            return self.task.prepare(batch, self.sources, self.progress, self.seed)
+        sources = self.held.system.sources
+        return self.stepper.whole(lambda: tuple(self.task.prepare(batch, sources, self.progress, self.seed)))
 
     def differentiate(self, batch: Batch) -> None:
         """The first half of an optimizer step: gradients, and what objectives remember."""
-        self.system.train()
+        self.held.system.train()
         if self.step == 0:
             self.stepper.prime(batch, self.progress)
         self.optimizer.zero_grad()
-        shares = self.stepper(batch, self.progress)
+        with compiling.step(len(batch) * world_size() == getattr(self.loader, "batch_size", None)):
+            shares = self.stepper(batch, self.progress)
+        self.held.exchange()
         self.sums += shares
         self.finite += shares.isfinite()
 
@@ -141,10 +150,9 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self.fit.clip is not None:
-            nn.utils.clip_grad_norm_(self.system.parameters(), self.fit.clip)
+            self.held.clip(self.fit.clip)
         self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.system.networks["student"])
+        self.held.follow()
         for source in self.sources.values():
             if isinstance(source, Follows):
                 source.follow()
@@ -176,28 +184,29 @@ class Engine:
         self.sums.zero_()
         self.finite.zero_()
         rate = self.fit.lr * self.lr_factor * self.schedule(before)
-        row: dict[str, Any] = {
-            "epoch": self.done_epochs,
-            "step": self.step,
-            "lr": rate,
-            "loss": loss,
-            "terms": terms,
-        }
+        row: dict[str, Any] = {"epoch": self.done_epochs, "step": self.step, "lr": rate, "loss": loss, "terms": terms}
         last = self.done_epochs == self.fit.epochs
-        if self.evaluate is not None and (last or self.done_epochs % self.fit.evaluate_every == 0):
-            row |= self._evaluated()
+        evaluates = self.evaluate is not None and (last or self.done_epochs % self.fit.evaluate_every == 0)
+        if evaluates:
+            agree_on_buffers(self.held.system.networks)
+        with self.held.shown(evaluates or bool(self.callbacks)):
+            if evaluates:
+                row |= self._evaluated()
+                for callback in self.callbacks:
+                    callback.on_evaluate(self, row)
             for callback in self.callbacks:
-                callback.on_evaluate(self, row)
-        for callback in self.callbacks:
-            callback.on_epoch(self)
+                callback.on_epoch(self)
+        if self.callbacks:  # one may have reloaded weights
+            self.held.adopt()
         self.history.append(row)
         self._append("metrics.jsonl", row)
         timing = {"epoch": self.done_epochs, "seconds": seconds, "waited_for_data": waited, "steps": steps}
         timing |= {"side_by_side": students} if students > 1 else {}
         self._append("timings.jsonl", timing)
+        if self.over:
+            self.held.release()
 
     def _evaluated(self) -> dict[str, Any]:
-        agree_on_buffers(self.system.networks)
         if self.average is not None:
             latest = self.system.networks["student"]
             for mine, theirs in zip(self.average.module.buffers(), latest.buffers(), strict=True):
@@ -231,6 +240,8 @@ class Engine:
         if world_size() > 1:  # rank 0 keeps the sum from here on, so that a resumed run adds in the same order
             total = add_up(self.sums)
             self.sums = total if rank() == 0 else torch.zeros_like(total)
+        self.held.gather()
+        optimizer = self.held.state(self.optimizer)
         if rank() != 0:
             return
         position = {
@@ -246,7 +257,7 @@ class Engine:
             self.folder,
             {
                 "system": self.system.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "average": self.average.state_dict() if self.average is not None else None,
                 "stateful": {name: part.state_dict() for name, part in self._stateful().items()},
                 "sums": self.sums,
@@ -269,7 +280,7 @@ class Engine:
             self.average.load_state_dict(state["average"])
 
     def _load_progress(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.held.load(self.optimizer, state["optimizer"])
         for name, part in self._stateful().items():
             if name in state["stateful"]:  # a checkpoint may be older than what remembers
                 part.load_state_dict(state["stateful"][name])
@@ -277,6 +288,8 @@ class Engine:
         self.step, self.done_epochs = position["step"], position["epochs"]
         self.done_batches, self.counted = position["batches"], position["counted"]
         self.lr_factor, self.stop = position["lr_factor"], position["stop"]
+        if self.over:
+            self.held.release()
         if rank() == 0:
             self.sums.copy_(state["sums"])
         self.history[:] = json.loads(state["history"])

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from potstill.cell import Examples
 from potstill.data import Split, batches, training
 from potstill.data.foreign import Given, Ordered, Pair, check_labels, in_order, labels_of
 from potstill.data.stream import Stream
+from potstill.examples import Examples
 from potstill.recipe import Fit
 from potstill.types import Batch, DataInfo
 
@@ -32,7 +32,8 @@ def examples_of(data: Any, fit: Fit, device: torch.device, seed: int) -> Example
     else:
         loader = Given(data, device)
     info = DataInfo(loader.samples, loader.batch_size, labels=labels, indexed=getattr(loader, "indexed", True))
-    return Examples(loader, info, next(iter(loader.epoch(0))))
+    known = not isinstance(loader, Given)  # somebody's loader has an order and an augmentation of its own
+    return Examples(loader, info, next(iter(loader.epoch(0))), plain=_all_of(data, device) if known else None)
 
 
 def held(valid: Any, device: torch.device, classes: int) -> Callable[[], Iterator[Batch]] | None:
@@ -42,9 +43,14 @@ def held(valid: Any, device: torch.device, classes: int) -> Callable[[], Iterato
         return None
     if labels is not None:
         check_labels(labels, classes)
-    if isinstance(found, Split):
-        return lambda: batches(found, EVALUATION_BATCH, device)
-    return lambda: in_order(found, EVALUATION_BATCH, device, classes)
+    return _all_of(found, device, classes)
+
+
+def _all_of(data: Any, device: torch.device, classes: int | None = None) -> Callable[[], Iterator[Batch]]:
+    """Every sample once, in order; of a Split as it is, not augmented."""
+    if isinstance(data, Split):
+        return lambda: batches(data, EVALUATION_BATCH, device)
+    return lambda: in_order(data, EVALUATION_BATCH, device, classes)
 
 
 def augmentation(data: Any) -> str:

@@ -82,7 +82,9 @@ def _done(jobs: Sequence[Job], recipe: Recipe, folder: Path, plan: Plan, device:
     job = jobs[0]
     if job.kind == "precision":
         methods, seed = comparison.methods, plan.seed
-        found, why = runs.settle_precision(plan.out, plan.precision, lambda: comparison.setting.measure(methods, seed))
+        found, why = runs.settle_precision(
+            plan.out, plan.precision, lambda: comparison.setting.measure(methods, seed, compiling=True)
+        )
         return [{"choice": found.name, "why": why}]
     choice = json.loads((plan.out / runs.PRECISION).read_text())
     comparison.precision = Precision.named(choice["choice"])

@@ -85,10 +85,15 @@ class Method:
         """Whether something trains the student's answer: a student that learns features alone has a classifier that
         stays as it was drawn.
         """
-        if self.adapting:
+        if self.adapts:
             return True
         left = [term.addresses[0] for stage in self.stages for term in stage.terms]
         return any(side is not None and side.source == "student" and "output" in side.taps for side in left)
+
+    @property
+    def adapts(self) -> bool:
+        """The student that it trains is another network at inference too."""
+        return bool(self.adapting) or (self.scheme is not None and self.scheme.adapts)
 
     @property
     def needs_teacher(self) -> bool:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from potstill.cell import source
 from potstill.console import Talk
 from potstill.data import batches, first
 from potstill.evaluation import maps
 from potstill.evaluation.answers import LABELS, OUTPUTS, TEACHER, Answers, read, write_answers, write_labels
 from potstill.evaluation.fidelity import fidelity, verdict_sentence
 from potstill.evaluation.summary import Cell
+from potstill.examples import source
 from potstill.functional import at_least_float32
 from potstill.models import load_weights
 from potstill.precision import Precision

@@ -12,8 +12,10 @@ from itertools import takewhile
 import torch
 from torch import nn
 
-from potstill.cell import Examples, adapted, assemble, source
+from potstill.adapting import adapted
+from potstill.cell import assemble
 from potstill.data import Images, Preprocess, Resident, first
+from potstill.examples import Examples, source
 from potstill.methods import Method
 from potstill.models import build
 from potstill.precision import Precision
@@ -140,7 +142,7 @@ class _Bench:
     def added(self, method: Method) -> Added:
         probe, student, parameters, buffers = self.examples.probe, self.student, 0, [0]
         try:
-            if method.adapting:
+            if method.adapts:
                 module, plain = copy.deepcopy(student.module), Preprocess.identity()
                 other = adapted(module, self.teacher.network, method, self.examples, preprocess=plain)
                 parameters = _count(other) - _count(student.module)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -18,21 +18,25 @@ from potstill.errors import did_you_mean
 class Precision:
     """How networks compute: `bf16` autocasts their forward, `channels_last` lays images out for convolutions.
 
-    Losses, norms and softmax stay in at least float32 whatever this says.
+    `compiled` runs them through `torch.compile` in training steps (`compiling.py`). Losses, norms and softmax stay in
+    at least float32 whatever this says.
     """
 
     bf16: bool = False
     channels_last: bool = False
     float64: bool = False
+    compiled: bool = False
 
     @classmethod
     def named(cls, name: str) -> Precision:
-        """`float32`, `float32-channels-last`, `bf16`, `bf16-channels-last` or `float64`; ValueError otherwise.
+        """`float32`, `float32-channels-last`, `bf16`, `bf16-channels-last`, these with `-compile` behind, or `float64`.
+
+        Raises ValueError otherwise.
 
         >>> Precision.named("bf16-channels-last")
-        Precision(bf16=True, channels_last=True, float64=False)
+        Precision(bf16=True, channels_last=True, float64=False, compiled=False)
         """
-        known = {precision.name: precision for precision in CHOICES}
+        known = {precision.name: precision for precision in (*CHOICES, *COMPILED)}
         if name not in known:
             raise ValueError(f"unknown precision {name!r}; {did_you_mean(name, ['auto', *known])}")
         return known[name]
@@ -40,7 +44,7 @@ class Precision:
     @property
     def name(self) -> str:
         kind = "float64" if self.float64 else "bf16" if self.bf16 else "float32"
-        return kind + ("-channels-last" if self.channels_last else "")
+        return kind + ("-channels-last" if self.channels_last else "") + ("-compile" if self.compiled else "")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -80,14 +84,16 @@ CHOICES = (
     Precision(bf16=True, channels_last=True),
     Precision(float64=True),
 )
+COMPILED = tuple(replace(precision, compiled=True) for precision in CHOICES if not precision.float64)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What `auto` chose, and the medians that it chose by (milliseconds a step)."""
+    """What `auto` chose, the medians that it chose by (milliseconds a step), and what it found about compiling."""
 
     precision: Precision
     milliseconds: dict[str, float]
+    compile: str = ""
 
     def __str__(self) -> str:
         best, plain = self.milliseconds[self.precision.name], self.milliseconds["float32"]
@@ -109,11 +115,7 @@ def choose(step: Callable[[Precision], Callable[[], None]], device: torch.device
     times: dict[Precision, list[float]] = {p: [] for p in candidates}
     for _ in range(rounds):
         for precision, run in runs.items():
-            _wait(device)
-            start = time.perf_counter()
-            run()
-            _wait(device)
-            times[precision].append(1000 * (time.perf_counter() - start))
+            times[precision].append(1000 * waited(run, device))
     medians = {p: median(values) for p, values in times.items()}
     return Choice(fastest(medians), {p.name: round(value, 3) for p, value in medians.items()})
 
@@ -126,6 +128,15 @@ def fastest(medians: Mapping[Precision, float]) -> Precision:
     """
     best = min(medians, key=lambda precision: medians[precision])
     return Precision() if medians[best] > 0.9 * medians[Precision()] else best
+
+
+def waited(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, with what the device still has to do at its end."""
+    _wait(device)
+    start = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - start
 
 
 def _wait(device: torch.device) -> None:

@@ -13,6 +13,21 @@ SLOW = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
 """Students whose learning rate is 0.01 instead of 0.05."""
 THIRTEEN = ("kd", "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "fsp", "nst", "crd")
 """The methods that ICD's paper compares with, in its order."""
+NINE = ("kd", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
+"""The methods of *Knowledge Distillation Beyond Model Compression*, as far as its abstract tells them: response (KD),
+boundary (BSS), representation (FitNet, FSP, AT), relations (SP, RKD), online (DML, ONE). Our reading: the printed list
+was not seen."""
+
+
+def conditions(noise: Sequence[float] = (), imbalance: Sequence[float] = ()) -> dict[str, dict[str, float]]:
+    """Leaves of `Data` by the name of a condition, the clean data first.
+
+    >>> conditions([0.4], [50])
+    {'clean': {}, 'noise 0.4': {'label_noise': 0.4}, 'imbalance 50': {'imbalance': 50}}
+    """
+    found: dict[str, dict[str, float]] = {"clean": {}}
+    found |= {f"noise {rate:g}": {"label_noise": rate} for rate in noise}
+    return found | {f"imbalance {ratio:g}": {"imbalance": ratio} for ratio in imbalance}
 
 
 def repdistiller(

@@ -75,6 +75,7 @@ def comparable(recipe: Recipe) -> bool:
     """
     data = recipe.data
     whole = data.train_rows is None and data.valid_rows is None and not data.skip_unreadable
+    whole = whole and data.label_noise == 0 and data.imbalance == 1
     classes = data.label in (None, "fine_label")
     sizes = {data.size, recipe.teacher.size, recipe.student.size} <= {None, SIZE}
     seen = data.augment == "crop-flip" and data.views is None and data.held_out is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -78,7 +79,8 @@ def gather_batch(batch: Batch) -> Batch:
                 index=gather(view.index),
                 label=every(view.label),
                 mask=every(view.mask),
-                extras={k: gather(v) for k, v in view.extras.items()},
+                # What is no tensor tells a source what to do with this rank's rows.
+                extras={k: gather(v) for k, v in view.extras.items() if isinstance(v, Tensor)},
             )
             for name, view in batch.views.items()
         }
@@ -128,6 +130,26 @@ def wrap(system: nn.Module, device: torch.device) -> nn.Module:
         return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[ddp]).prepare_model(_Wrapped(system))
 
 
+class Root(nn.Module):
+    """A system for a wrapper that makes parameters whole only while its forward runs (FSDP2)."""
+
+    def __init__(self, system: nn.Module):
+        super().__init__()
+        self.system = system
+
+    def forward(self, *args: Any, act: Callable[..., Any] | None = None) -> Any:
+        """The system's, or whatever else needs whole parameters. Raises ValueError for a network it cannot hold."""
+        try:
+            return (act or self.system)(*args)
+        except RuntimeError as error:
+            if "DTensor" not in str(error) and "PostBackward" not in str(error):
+                raise
+            raise ValueError(
+                "fit.shard: this network reads a block's parameters outside of the block's own forward, or changes a "
+                f"block's input in place; leave fit.shard out ({str(error).splitlines()[0]})"
+            ) from error
+
+
 def anyone(flag: bool, device: torch.device) -> bool:
     """Whether it is true on any rank; all ranks must ask."""
     return bool(add_up(torch.tensor(int(flag), device=device))) if world_size() > 1 else flag
@@ -148,8 +170,13 @@ def agree(value: Any) -> Any:
     return box[0]
 
 
+def agree_on(tensors: Iterable[Tensor]) -> None:
+    """Give rank 0's values to all."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor.data, src=0)
+
+
 def agree_on_buffers(module: nn.Module) -> None:
     """Running statistics of batch norm are each rank's own: rank 0's are the run's."""
-    if world_size() > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, src=0)
+    agree_on(module.buffers())

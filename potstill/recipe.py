@@ -27,16 +27,21 @@ class Fit:
     """Momentum of sgd."""
     weight_decay: float = 5e-4
     """Weight decay on all trained parameters, objectives' heads included."""
-    schedule: Literal["milestones", "cosine", "constant"] = "milestones"
-    """How the learning rate falls."""
+    schedule: Literal["milestones", "cosine", "constant", "plateau"] = "milestones"
+    """How the learning rate falls. plateau: each time the watched accuracy (data.watched) has not risen for `patience`
+    evaluations, the best weights come back and the rate is divided by 10; the third time the run ends with them."""
     milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
     """Fractions of the run after which the rate is divided by 10."""
     warmup: float = 0.0
     """Fraction of the run that warms up linearly (cosine only)."""
+    patience: int = 50
+    """Evaluations without a better one that make a plateau (plateau only)."""
     clip: float | None = None
     """Largest norm of the whole gradient."""
     micro_batch: int | None = None
     """Most samples that run at once; larger batches are accumulated, with the same gradient."""
+    shard: bool = False
+    """Divide weights, gradients and optimizer state of the trained networks among the ranks (FSDP2)."""
     drop_last: bool = True
     """Leave out the last incomplete batch of an epoch."""
     ema: float | None = None
@@ -49,7 +54,7 @@ class Fit:
     """Save a checkpoint after every so many steps as well."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluate_every"):
+        for name in ("epochs", "batch_size", "evaluate_every", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"fit.{name} must be at least 1, got {getattr(self, name)}")
         if self.micro_batch is not None and self.micro_batch < 1:
@@ -103,6 +108,13 @@ class Network:
     cache: Path | None = None
     """A folder that `potstill cache` wrote, of the teacher: students learn from what it says, and the teacher itself is
     only checked and evaluated."""
+    budget: int | None = None
+    """How many calls the teacher takes: it is asked once about each of so many training images, before the first
+    student, and students learn from these answers and these images (data.subset) alone."""
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.budget < 1:
+            raise ValueError(f"teacher.budget must be at least 1, got {self.budget}")
 
     @property
     def taught(self) -> bool:
@@ -139,7 +151,9 @@ class Recipe:
     student: Network = field(default_factory=lambda: Network("resnet8"))
     """The small network."""
     assistants: tuple[Assistant, ...] = ()
-    """Networks between the two, or further teachers, in the order in which they are trained."""
+    """Networks between the two, or further teachers, in the order in which they are trained: from strong to weak."""
+    ladder: tuple[str, ...] = ()
+    """Short for assistants that are distilled one from the next, strong to weak, e.g. resnet56 resnet20."""
     methods: tuple[str, ...] = ("student", "icd")
     """What to compare, e.g. student kd icd "icd+kd:0.5" icd~shuffled."""
     seeds: int = 1
@@ -150,3 +164,7 @@ class Recipe:
     """How the teacher is trained when it has no checkpoint; like the students when left out."""
     title: str = ""
     """One line for the report."""
+
+    def training_of(self, one: Assistant | None = None) -> Fit:
+        """How an assistant is trained; the teacher when left out."""
+        return (one.fit if one else None) or self.teacher_fit or self.fit

@@ -19,7 +19,8 @@ from filelock import FileLock
 
 from potstill import checkpoint, runs
 from potstill.data.cache import folder as cache_folder
-from potstill.recipe import Fit
+from potstill.methods import parse
+from potstill.recipe import Assistant, Fit
 from potstill.setting import Setting
 from potstill.student import CARD, WEIGHTS
 
@@ -32,24 +33,32 @@ def default_folder() -> Path:
     return cache_folder() / "teachers"
 
 
-def key(setting: Setting, seed: int) -> str:
-    """A hash of everything that the weights of a recipe's teacher depend on, precision and machine left out."""
+def key(setting: Setting, seed: int, assistant: Assistant | None = None, taught_by: str = "") -> str:
+    """A hash of everything that the weights of a recipe's teacher depend on, precision and machine left out.
+
+    Or those of an assistant, with the fingerprints of whoever teaches it.
+    """
     recipe = setting.recipe
-    fit, spec, data = recipe.teacher_fit or recipe.fit, recipe.teacher, recipe.data
+    fit, data = recipe.training_of(assistant), recipe.data
+    spec = assistant.network if assistant else recipe.teacher
     values: dict[str, Any] = {
-        "network": {name: value for name, value in asdict(spec).items() if name not in ("cache", "checkpoint")},
+        "network": {
+            name: value for name, value in asdict(spec).items() if name not in ("cache", "checkpoint", "budget")
+        },
         "fit": _changing(fit),
         "data": setting.train.digest,
         "augment": [data.augment, data.data_seed, data.views],
         "seed": seed,
     }
+    if assistant:
+        values |= {"name": assistant.name, "method": parse(assistant.method).expansion, "taught_by": taught_by}
     text = json.dumps(values, sort_keys=True, default=str)
     name = spec.name.replace(":", "_").replace("/", "_")
     return f"{name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
 def _changing(fit: Fit) -> dict[str, Any]:
-    idle = (*runs.SAVING, "evaluate_every")
+    idle = (*runs.SAVING, "evaluate_every", "shard", "patience")
     return {name: value for name, value in asdict(fit).items() if name not in idle}
 
 

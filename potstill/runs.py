@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from potstill import checkpoint
+from potstill.compiling import missing
 from potstill.precision import Choice, Precision
 from potstill.ranks import agree, rank, wait
 from potstill.recipe import Recipe
@@ -97,23 +98,33 @@ def claim(out: Path, values: dict[str, Any], resume: bool) -> Generator[None]:
 def settle_precision(out: Path | None, asked: str, measure: Callable[[], Choice]) -> tuple[Precision, str]:
     """The precision of all networks of a run, and why: as recorded, as asked, or as measured. Recorded in `out`.
 
-    Raises ValueError when a resumed run asks for another one than it was begun with.
+    Raises ValueError when a resumed run asks for another one than it was begun with, and for a compiled one where
+    nothing can be compiled.
     """
     record = None if out is None else out / PRECISION
     found = agree(json.loads(record.read_text()) if record is not None and record.exists() else None)
     if found is not None:
         if asked not in ("auto", found["choice"]):
             raise ValueError(f"{out} was begun in {found['choice']} and cannot be resumed in {asked}")
-        return Precision.named(found["choice"]), found["why"]
+        return _possible(found["choice"]), found["why"]
+    more = {}
     if asked == "auto":
         choice = measure()
         precision, why = agree((choice.precision, str(choice)))
+        more = {"compile": choice.compile} if choice.compile else {}
     else:
-        precision, why = Precision.named(asked), f"{asked}, as asked"
+        precision, why = _possible(asked), f"{asked}, as asked"
     if record is not None and rank() == 0:
-        checkpoint.write_json(record, {"choice": precision.name, "why": why})
+        checkpoint.write_json(record, {"choice": precision.name, "why": why, **more})
     wait()
     return precision, why
+
+
+def _possible(name: str) -> Precision:
+    precision = Precision.named(name)
+    if precision.compiled and (reason := missing()):
+        raise ValueError(f"precision {name!r} compiles the networks, and {reason}")
+    return precision
 
 
 def waiting(out: Path) -> str:

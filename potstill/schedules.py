@@ -75,28 +75,6 @@ class WarmUp:
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """Another schedule, times a factor."""
-
-    schedule: Schedule
-    factor: float
-
-    def __call__(self, progress: Progress) -> float:
-        return self.factor * self.schedule(progress)
-
-
-def scaled(weight: float | Schedule, factor: float) -> float | Schedule:
-    """A weight times a factor.
-
-    >>> scaled(WarmUp(value=8.0), 0.5).value
-    4.0
-    """
-    if isinstance(weight, WarmUp):
-        return replace(weight, value=factor * weight.value)
-    return weight * factor if isinstance(weight, int | float) else Scaled(weight, factor)
-
-
-@dataclass(frozen=True)
 class PerEpoch:
     """`value` in the first epoch, and `decay` times as much in every next one.
 
@@ -118,6 +96,67 @@ class PerEpoch:
 
     def __str__(self) -> str:
         return f"{self.value:g}*{self.decay:g}^epoch"
+
+
+@dataclass(frozen=True)
+class SigmoidWarmUp:
+    """A weight that grows as exp(-5 (1 - f)^2) over the first `share` of the run, f being the part of it that is done.
+
+    Laine and Aila, Temporal Ensembling, ICLR 2017, arXiv:1610.02242. Theirs, and that of ONE, is constant within an
+    epoch.
+
+    >>> SigmoidWarmUp(share=0.5)(Progress(step=500, epoch=5, total=1000))
+    1.0
+    """
+
+    share: float = 80 / 300
+    value: float = 1.0
+
+    def __call__(self, progress: Progress) -> float:
+        done = 1.0 if self.share == 0 else min(progress.fraction / self.share, 1.0)
+        return self.value * math.exp(-5 * (1 - done) ** 2)
+
+
+@dataclass(frozen=True)
+class Fade:
+    """A weight that is 0 over the first `start` of the run, and then falls on the line from `value` to 0 at `end`.
+
+    The line begins at the beginning of the run, so the weight sets in at value (1 - start / end).
+
+    >>> fade = Fade(start=0.05, end=0.8, value=2.0)
+    >>> [fade(Progress(step, 0, 1000)) for step in (0, 49, 400, 800, 999)]
+    [0.0, 0.0, 1.0, 0.0, 0.0]
+    """
+
+    start: float = 0.05
+    end: float = 0.8
+    value: float = 1.0
+
+    def __call__(self, progress: Progress) -> float:
+        done = progress.fraction
+        return 0.0 if done < self.start else self.value * max(1 - done / self.end, 0.0)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Another schedule, times a factor."""
+
+    schedule: Schedule
+    factor: float
+
+    def __call__(self, progress: Progress) -> float:
+        return self.factor * self.schedule(progress)
+
+
+def scaled(weight: float | Schedule, factor: float) -> float | Schedule:
+    """A weight times a factor.
+
+    >>> scaled(WarmUp(value=8.0), 0.5).value
+    4.0
+    """
+    if isinstance(weight, WarmUp):
+        return replace(weight, value=factor * weight.value)
+    return weight * factor if isinstance(weight, int | float) else Scaled(weight, factor)
 
 
 def at(weight: float | Schedule, progress: Progress) -> float:

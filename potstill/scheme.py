@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from torch import nn
+
 from potstill.sources import Network
 from potstill.tasks.classify import Classify
-from potstill.types import Source, Task
+from potstill.types import Batch, Source, Task
 
 if TYPE_CHECKING:
     from potstill.callbacks import Callback
-    from potstill.cell import Examples
+    from potstill.examples import Examples
     from potstill.recipe import Fit
     from potstill.terms import Term
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 class Scene:
     """What a scheme builds its parts from: one student before its first step.
 
-    `sources` holds "student", "teacher" (if the method has one) and the recipe's assistants by name, the weakest first.
+    `sources` holds "student", "teacher" (if the method has one) and the recipe's assistants by name, in its order.
     `peer(name)` is another trained network like the student, with initial weights that are a function of (seed, name).
     """
 
@@ -72,6 +74,15 @@ class Scheme:
     modifies: ClassVar[bool] = False
     """It has no losses of its own, and changes what those written beside it are fed with."""
 
+    @property
+    def adapts(self) -> bool:
+        """The student is another network at inference too: the one that `adapt` makes."""
+        return False
+
+    def adapt(self, student: Network, batch: Batch, peer: Callable[[str], nn.Module], seed: int) -> nn.Module:
+        """That network, around the student's. `peer(name)` is a network like the student, `batch` a probe."""
+        raise NotImplementedError
+
     def terms(self) -> tuple[Term, ...]:
         """Its losses, label term included."""
         return ()
@@ -113,6 +124,14 @@ class Several(Scheme):
     def __post_init__(self) -> None:
         if len([part for part in self.parts if not part.modifies]) > 1:
             raise ValueError("two methods with terms of their own do not go together; take one, and modifiers")
+
+    @property
+    def adapts(self) -> bool:
+        return any(part.adapts for part in self.parts)
+
+    def adapt(self, student: Network, batch: Batch, peer: Callable[[str], nn.Module], seed: int) -> nn.Module:
+        (part,) = (part for part in self.parts if part.adapts)
+        return part.adapt(student, batch, peer, seed)
 
     def around(self, terms: Sequence[Term]) -> list[Term]:
         found = list(terms)

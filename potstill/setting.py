@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from potstill.adapting import adapted
+from potstill.budget import budgeted, seen_by_students
 from potstill.cache import PROBE_ROWS, read_about
 from potstill.cached import Cached
-from potstill.cell import Examples, adapted, assemble, choose_precision, source
+from potstill.cell import assemble, choose_precision
 from potstill.data import Preprocess, Split, batches, first, training
+from potstill.data.degrade import tail_accuracy
+from potstill.data.subset import Lesson, lesson
+from potstill.examples import Examples, source
 from potstill.hashing import hash_int
 from potstill.methods import Method
 from potstill.models import build, described, load_weights
@@ -44,7 +50,19 @@ class Setting:
     @property
     def notes(self) -> list[str]:
         """What a user should know of how the data was read."""
-        return list(dict.fromkeys(self.train.notes + self.valid.notes))
+        own = () if self.lesson.seen is self.train else (self.lesson.note,)
+        return list(dict.fromkeys(self.train.notes + self.valid.notes + own))
+
+    @cached_property
+    def lesson(self) -> Lesson:
+        """What students see of the training images."""
+        return lesson(self.train, self.recipe.data, seen_by_students(self.recipe))
+
+    def tail_top1(self, predictions: Tensor) -> float | None:
+        """Accuracy on the rarest classes of the training data, where that has a long tail."""
+        if self.recipe.data.imbalance == 1:
+            return None
+        return tail_accuracy(predictions, self.valid.labels.to(predictions.device), len(self.train.classes))
 
     def network(self, spec: Network, role: str, seed: int) -> nn.Module:
         """A network of the recipe, initialised as a function of (seed, role), with its checkpoint if it has one."""
@@ -60,7 +78,7 @@ class Setting:
         spec = self.recipe.student
         module = self.network(spec, "student", seed)
         examples, preprocess = self.examples(self.recipe.fit, seed), self.preprocess(spec)
-        return adapted(module, teacher, method, examples, seed=seed, preprocess=preprocess)
+        return adapted(module, teacher, method, examples, seed=seed, preprocess=preprocess, fresh=self.fresh(seed))
 
     def architecture(self, spec: Network) -> dict[str, Any]:
         """What `potstill.models.build` needs."""
@@ -79,7 +97,7 @@ class Setting:
         """
         if (spec.mean is None) != (spec.std is None):
             raise ValueError(f"network {spec.name!r}: give both mean and std, or neither")
-        mapped = None if method is not None and method.adapting else spec.label_map
+        mapped = None if method is not None and method.adapts else spec.label_map
         if spec.mean is not None:
             return Preprocess(spec.mean, spec.std, spec.size, mapped)
         return replace(Preprocess.of(self.train), size=spec.size, label_map=mapped)
@@ -134,7 +152,14 @@ class Setting:
 
     def guide(self, seed: int) -> Source:
         """Who speaks for the teacher before it is trained or loaded: the cache, or a network like it."""
-        return self.cached or self.teacher(self.network(self.recipe.teacher, "teacher", seed))
+        return self.cached or self.limited(self.teacher(self.network(self.recipe.teacher, "teacher", seed)))
+
+    def limited(self, teacher: Source) -> Source:
+        """The teacher within its budget, of which nothing is spent yet; itself where it has none."""
+        budget, data = self.recipe.teacher.budget, self.recipe.data
+        if budget is None:
+            return teacher
+        return budgeted(teacher, budget, self.lesson.seen, data.augment, data.data_seed)
 
     def others(self, seed: int, precision: Precision | None = None) -> dict[str, Any]:
         """What else `assemble` may need: assistants as they are before they are trained, and how peers begin."""
@@ -152,11 +177,15 @@ class Setting:
         """What the order of a student's batches depends on, beside `data.data_seed`: its seed, or nothing."""
         return None if self.recipe.data.order == "shared" else seed
 
-    def examples(self, fit: Fit, seed: int | None) -> Examples:
-        """Loader and validation data; without a seed in the order that all students share."""
-        data = self.recipe.data
+    def examples(self, fit: Fit, seed: int | None, whole: bool = False) -> Examples:
+        """Loader and validation data; without a seed in the order that all students share.
+
+        `whole`: of all training images, and not only of those that students see.
+        """
+        data, watched = self.recipe.data, None if whole else self.lesson.watched
+        images = self.train if whole else self.lesson.trained
         loader = training(
-            self.train,
+            images,
             fit.batch_size,
             augment=data.augment,
             seed=hash_int(data.data_seed, "shared" if seed is None else seed),
@@ -167,12 +196,14 @@ class Setting:
             world=world_size(),
             drop_last=fit.drop_last,
         )
-        info = DataInfo(len(self.train), loader.batch_size, len(self.train.classes), self.train.labels)
+        info = DataInfo(len(images), loader.batch_size, len(images.classes), images.labels)
         return Examples(
             loader,
             info,
-            first(self.train, PROBE_ROWS, self.device),
+            first(images, PROBE_ROWS, self.device),
             lambda: batches(self.valid, EVALUATION_BATCH, self.device),
+            lambda: batches(images, EVALUATION_BATCH, self.device),
+            None if watched is None else lambda: batches(watched, EVALUATION_BATCH, self.device),
         )
 
     def check(self, methods: list[Method], seed: int) -> None:
@@ -192,10 +223,11 @@ class Setting:
                     preprocess=self.preprocess(student, method),
                 )
 
-    def measure(self, methods: list[Method], seed: int, rounds: int = 5) -> Choice:
-        """The fastest precision for a step of these methods, by the median of so many."""
+    def measure(self, methods: list[Method], seed: int, rounds: int = 5, compiling: bool = False) -> Choice:
+        """The fastest precision for a step of these methods, by the median of so many; see `choose_precision`."""
         method = next((m for m in reversed(methods) if m.needs_teacher), methods[0])
-        teacher = self.cached or self.network(self.recipe.teacher, "teacher", seed)
+        paid = self.cached is not None or self.recipe.teacher.budget is not None
+        teacher = self.guide(seed) if paid else self.network(self.recipe.teacher, "teacher", seed)
         return choose_precision(
             self.student(method, seed, self.guide(seed) if method.needs_teacher else None),
             teacher if method.needs_teacher else None,
@@ -205,6 +237,7 @@ class Setting:
             self.preprocess(self.recipe.student, method),
             self.preprocess(self.recipe.teacher),
             rounds,
+            compiling,
             **self.others(seed),
         )
 
@@ -215,6 +248,7 @@ def with_views(recipe: Recipe) -> Recipe:
     Raises ValueError for a student with a cache, for a cached teacher without weights to check it against, and where
     there is no cache.
     """
+    seen_by_students(recipe)
     if recipe.student.cache is not None:
         raise ValueError("student.cache: the student is trained, so it cannot be cached; set teacher.cache")
     if recipe.teacher.cache is None:
@@ -247,7 +281,9 @@ def unused(fit: Fit, where: str) -> list[str]:
         ("momentum", fit.optimizer != "sgd", f"the optimizer is {fit.optimizer}"),
         ("warmup", fit.schedule != "cosine", f"the schedule is {fit.schedule}, and only cosine warms up"),
         ("milestones", fit.schedule != "milestones", f"the schedule is {fit.schedule}"),
+        ("patience", fit.schedule != "plateau", f"the schedule is {fit.schedule}"),
         ("micro_batch", fit.micro_batch is not None and fit.micro_batch >= fit.batch_size, "it holds a whole batch"),
+        ("shard", fit.shard and world_size() == 1, "there is one process; start several with torchrun"),
     ]
     return [
         f"{where}.{name}={getattr(fit, name)} has no effect: {why}"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from potstill.compiling import compiled
 from potstill.data.preprocess import Preprocess
 from potstill.errors import did_you_mean
 from potstill.precision import Precision, lay_out
@@ -107,7 +108,8 @@ class Network:
         with nullcontext() if self.trained else torch.no_grad(), self.precision.autocast(seen.index.device):
             ready = seen.input if self.preprocess is None else self.preprocess(seen.input, self.precision.dtype)
             prepared = batch.with_view(view, replace(seen, input=self.precision.arrange(ready)))
-            outputs = self.taps(taps)(lambda: task.forward(self._module, prepared, view))
+            speaker = compiled(self._module, taps) if self.precision.compiled else self._module
+            outputs = self.taps(taps)(lambda: task.forward(speaker, prepared, view))
             if self.preprocess is None or self.preprocess.label_map is None:
                 return outputs
             return Outputs(self.preprocess.labels(outputs.dense()), outputs.taps)
@@ -191,7 +193,8 @@ class Shuffled:
 
     def __call__(self, task: Task, batch: Batch, view: str, taps: Sequence[str]) -> Outputs:
         outputs = self.source(task, batch, view, taps)
-        return Outputs(outputs.output.roll(1, 0), {name: tap.roll(1, 0) for name, tap in outputs.taps.items()})
+        rows = max(len(batch.views[view]) // len(batch), 1)  # of an example: one of several images gets another's whole
+        return Outputs(outputs.output.roll(rows, 0), {name: tap.roll(rows, 0) for name, tap in outputs.taps.items()})
 
 
 class Heard:
@@ -227,6 +230,13 @@ class Heard:
     def fits(self, name: str, objective: Objective, taps: Sequence[str]) -> None:
         if fits := getattr(self.source, "fits", None):
             fits(name, objective, taps)
+
+    def with_module(self, module: nn.Module) -> Source:
+        """The same source with other weights, which nobody shares."""
+        with_module = getattr(self.source, "with_module", None)
+        if with_module is None:
+            raise ValueError(f"{type(self.source).__name__} stands for a network and cannot be given other weights")
+        return with_module(module)
 
     def expect(self, view: str, taps: Sequence[str]) -> None:
         """Somebody will ask for these."""

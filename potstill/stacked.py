@@ -48,7 +48,9 @@ def _kind(engine: Engine) -> Hashable:
     alone = len(networks) > 1 or world_size() > 1 or (whole is not None and whole < rows)
     alone |= type(engine.task) is not Classify  # its students may see views of their own
     layers = networks["student"].modules()
-    if alone or not isinstance(source, Network) or any(isinstance(m, RANDOM) and m.p > 0 for m in layers):
+    # What is compiled would have to be compiled once more for the stack, which was not tried.
+    single = not isinstance(source, Network) or source.precision.compiled
+    if alone or single or any(isinstance(m, RANDOM) and m.p > 0 for m in layers):
         return id(engine)
     module = networks["student"]
     shapes = tuple((name, value.shape, value.dtype) for name, value in module.state_dict().items())

@@ -8,16 +8,16 @@ collects and gathers what they read, their gradient is taken there, and a second
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from potstill.hashing import hash_int
-from potstill.ranks import add_up, gather, gather_batch, join_outputs, rank, world_size
+from potstill.ranks import Root, add_up, gather, gather_batch, join_outputs, rank, world_size
 from potstill.taps import kept_buffers
 from potstill.terms import Wired, plan, units
 from potstill.types import (
@@ -34,6 +34,7 @@ from potstill.types import (
 
 Wanted = Mapping[tuple[str, str], tuple[str, ...]]
 Sides = tuple[Side | None, Side | None]
+T = TypeVar("T")
 
 
 @dataclass
@@ -164,6 +165,10 @@ class Stepper:
             joined = self.system.combined(joined, everyone, "batch")
             self._tell("prime", terms, [term.sides(joined) for term in terms], everyone, progress)
 
+    def whole(self, act: Callable[..., T], *args: Any) -> T:
+        """Call it where the networks' parameters are whole, sharded or not."""
+        return self.wrapped(*args, act=act) if isinstance(self.wrapped, Root) else act(*args)
+
     def _counts(self, batch: Batch) -> Tensor:
         device = batch.main.index.device
         views = [(self.system.task.mask(batch, t.view), len(batch.views[t.view])) for t in self.system.wired]
@@ -189,7 +194,7 @@ class Stepper:
         said = []
         with torch.no_grad(), kept_buffers(system.networks):
             for number, part in enumerate(micro):
-                said.append(system.listen(part, wanted, self._key(progress, number)))
+                said.append(self.whole(system.listen, part, wanted, self._key(progress, number)))
         parts = [system.combined(s, m, "unit") for s, m in zip(said, micro, strict=True)]
         return said, join_outputs(parts)
 

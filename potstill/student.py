@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from potstill import checkpoint
+from potstill.branches import Ensemble
 from potstill.data.decode import as_array, pixels, upright
 from potstill.data.preprocess import Preprocess
 from potstill.data.views import middle
@@ -31,6 +32,8 @@ def save_student(folder: Path, module: nn.Module, card: Mapping[str, Any]) -> No
 
 def adaptation(module: nn.Module) -> dict[str, Any]:
     """What the card says of a student that a method has built around the network that `model` names."""
+    if isinstance(module, Ensemble):
+        return {"branched": module.described}
     return {"reused": module.described} if isinstance(module, Reused) else {}
 
 
@@ -53,6 +56,8 @@ def load(run: str | Path, model: nn.Module | None = None) -> Predictor:
         model = build(**card["model"])
     if "reused" in card and not isinstance(model, Reused):
         model = Reused(model, **card["reused"])
+    if "branched" in card and not isinstance(model, Ensemble):
+        model = Ensemble.like(model, **card["branched"])
     load_weights(model, folder / WEIGHTS)
     preprocess = Preprocess.from_dict(card["preprocess"]) if card.get("preprocess") else None
     shown = {name: card.get(name) for name in ("channels", "size", "part")}

@@ -115,7 +115,7 @@ class Taps:
             self.points[name] = point
 
     def __call__(self, forward: Callable[[], Answer]) -> Outputs:
-        seen: dict[str, list[tuple[Tensor, int]]] = {name: [] for name in self.points}
+        seen: dict[str, list[tuple[Tensor, int | None]]] = {name: [] for name in self.points}
         handles = []
         try:
             for name, point in self.points.items():
@@ -128,7 +128,7 @@ class Taps:
                 handle.remove()
         return Outputs(output, {name: self._checked(name, fired) for name, fired in seen.items()})
 
-    def _checked(self, name: str, fired: list[tuple[Tensor, int]]) -> Tensor:
+    def _checked(self, name: str, fired: list[tuple[Tensor, int | None]]) -> Tensor:
         path = self.points[name].path
         if len(fired) != 1:
             happened = f"ran {len(fired)} times" if fired else "did not run"
@@ -136,7 +136,7 @@ class Taps:
                 f"tap {name!r}: module {path!r} {happened} in this forward; tap a module that runs exactly once"
             )
         tensor, version = fired[0]
-        if tensor._version != version:
+        if version is not None and tensor._version != version:
             raise ValueError(
                 f"tap {name!r}: the tensor of {path!r} was changed in place afterwards (an in-place activation, say), "
                 "so its value is gone; tap the module after it, or build the network with inplace=False"
@@ -149,10 +149,11 @@ class Taps:
         return tensor
 
 
-def _recorder(name: str, point: Point, into: list[tuple[Tensor, int]]) -> Callable[..., None]:
+def _recorder(name: str, point: Point, into: list[tuple[Tensor, int | None]]) -> Callable[..., None]:
     def record(module: nn.Module, args: tuple[Any, ...], result: Any = None) -> None:
         value = point.read(name, args, result)
-        into.append((value, value._version))
+        # Compiled code has versions of its own making; the probe in front of a run looks at the real ones.
+        into.append((value, None if torch.compiler.is_compiling() else value._version))
 
     return record
 

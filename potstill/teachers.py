@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from torch import nn
 
-from potstill.cell import Examples, source
+from potstill.assistants import check_name
 from potstill.console import Talk
 from potstill.data.foreign import check_labels
 from potstill.data.preprocess import USUAL, Preprocess
+from potstill.examples import Examples, source
 from potstill.precision import Precision
 from potstill.sources import Network
 from potstill.taps import untouched
@@ -99,15 +101,39 @@ def _advice(
     return f", and none of the usual normalisations helps (best: {best!r}, {tried[best]:.2f} %); {look}"
 
 
-def check_modules(teacher: Any, student: Any) -> None:
-    """Raises ValueError for what is no network, and for a teacher that would change while its student learns."""
-    for role, module in (("teacher", teacher), ("student", student)):
+def check_modules(teacher: Any, student: Any, assistants: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """The assistants, as a dictionary.
+
+    Raises ValueError for what is no network, for a teacher or assistant that would change while its student learns,
+    and for an assistant's name that terms cannot write.
+    """
+    for role, module in (("teacher", teacher), ("student", student), *assistants.items()):
         if not isinstance(module, nn.Module):
             raise ValueError(f"the {role} must be a torch.nn.Module, got {type(module).__name__}")
-    if teacher is student:
-        raise ValueError("teacher and student are the same module; give the student a copy of its own")
-    if {id(p) for p in teacher.parameters()} & {id(p) for p in student.parameters()}:
-        raise ValueError("teacher and student share parameters; give the student a copy of its own")
+    own = {id(p) for p in student.parameters()}
+    for role, module in (("teacher", teacher), *assistants.items()):
+        if module is student:
+            raise ValueError(f"{role} and student are the same module; give the student a copy of its own")
+        if {id(p) for p in module.parameters()} & own:
+            raise ValueError(f"{role} and student share parameters; give the student a copy of its own")
+    for name in assistants:
+        check_name(name)
+    return dict(assistants)
+
+
+@contextmanager
+def frozen(
+    networks: Mapping[str, nn.Module], examples: Examples, preprocess: Preprocess | None, precision: Precision
+) -> Iterator[dict[str, Network]]:
+    """Sources that only answer; afterwards the networks are in the modes that they were in."""
+    found: dict[str, Network] = {}
+    try:
+        for name, module in networks.items():
+            found[name] = source(module, examples.probe, trained=False, preprocess=preprocess, precision=precision)
+        yield dict(found)
+    finally:
+        for one in found.values():
+            one.close()
 
 
 def classes_of(

@@ -61,3 +61,18 @@ def test_the_ablation_is_of_one_thing_at_a_time():
     assert arms["invariance-only"] == "ce:1+icd(contrastive=0.0):1"
     assert arms["width-64"] == "ce:1+icd(width=64):1"
     assert len(set(arms.values())) == len(arms)
+
+
+def test_the_study_beyond_compression_spoils_the_data_pair_by_pair():
+    grid, _ = catalogue.grid("beyond_compression", False)
+    leaves = {pair: (recipe.data.label_noise, recipe.data.imbalance) for pair, recipe in grid.pairs.items()}
+    assert leaves["wrn_40_2 → wrn_16_2, noise 0.4"] == (0.4, 1)
+    assert leaves["resnet56 → resnet20, imbalance 100"] == (0, 100)
+    assert leaves["resnet56 → resnet56, clean"] == (0, 1)  # self-distillation
+    assert len(leaves) == 21
+    for pair, recipe in grid.pairs.items():
+        names = {parse(text).name for text in recipe.methods}
+        nine = {"kd", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one"}
+        narrow = recipe.student.name in ("wrn_16_1", "wrn_40_1")
+        assert names == {"student"} | nine - ({"fsp"} if narrow else set()), pair
+        assert pair.rpartition(", ")[2] in recipe.title

@@ -6,8 +6,9 @@ import signal
 import pytest
 import torch
 
-from potstill.cell import Examples, assemble, source
+from potstill.cell import assemble
 from potstill.data import Data, Preprocess, Resident, batches, first, load
+from potstill.examples import Examples, source
 from potstill.loop import Interrupted
 from potstill.methods import parse
 from potstill.models import build
@@ -17,9 +18,15 @@ from potstill.schemes import SCHEMES
 from potstill.types import DataInfo
 
 CASES = {
+    "black_box": "black_box(of=dist)",
+    "ckd": "ckd(group=3,inter=vid,kd=0.1)",
+    "cutmix_kd": "cutmix_kd",
     "dml": "dml",
     "dual": "dual+icd(width=8)",
     "ema": "ema(decay=0.5)+kd",
+    "hkd": "hkd",
+    "mixup_kd": "mixup_kd",
+    "r2kd": "r2kd(augment=cutmixpick,rank=soft)",
     "teachers": "teachers(of=teacher/second,weights=2/1)+kd",
 }
 """A method string for each scheme."""
@@ -101,7 +108,9 @@ def test_another_samples_teacher_is_another_teacher(name, digits):
 
 def test_the_teacher_sees_another_augmentation_than_the_student(digits):
     train, _ = digits
-    run = engine("dual+kd", digits)
+    run, plainly = engine("dual+kd", digits), engine("dual(teacher=none)+kd", digits)
+    run.begin()
+    plainly.begin()
     batch = next(iter(run.loader.epoch(0)))
     (shown,) = run.prepared(batch)
     main, other = shown.views["main"], shown.views["other"]
@@ -109,7 +118,7 @@ def test_the_teacher_sees_another_augmentation_than_the_student(digits):
     assert torch.equal(other.index, main.index)
     moved = (main.input != other.input).flatten(1).any(1)
     assert 0.5 < moved.float().mean() < 1  # one of nine shifts is the same
-    (plain,) = engine("dual(teacher=none)+kd", digits).prepared(batch)
+    (plain,) = plainly.prepared(batch)
     assert torch.equal(plain.views["other"].input, train.images[main.index])
     with pytest.raises(ValueError, match="did you mean 'crop-flip'"):
         parse("dual(teacher=crop-flop)+kd")

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from potstill.cell import Examples, assemble, started_anew
+from potstill.adapting import started_anew
+from potstill.cell import assemble
+from potstill.examples import Examples
 from potstill.methods import parse
 from potstill.recipe import Fit
 from potstill.schemes import SCHEMES

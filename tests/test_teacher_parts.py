@@ -173,15 +173,15 @@ def test_afd_is_the_formula():
     def unit(vector):
         return vector / math.sqrt(float(vector.square().sum()))
 
-    keys = [key(x.mean((2, 3))).clamp(min=0) for key, x in zip(afd.keys, student, strict=True)]
+    keys = [key(x.mean((2, 3))).clamp(min=0) for key, x in zip(afd.attention.keys, student, strict=True)]
     total = torch.zeros(4, dtype=torch.float64)
-    for t, (layer, h_t) in enumerate(zip(afd.queries, teacher, strict=True)):
+    for t, (layer, h_t) in enumerate(zip(afd.attention.queries, teacher, strict=True)):
         query = layer(h_t.mean((2, 3)))
         for i in range(4):
             scores, distances = [], []
             for s, h_s in enumerate(student):
-                key = afd.bilinear(keys[s])[i, 6 * t : 6 * (t + 1)]
-                positions = afd.teacher_positions[t] @ afd.student_positions[s]
+                key = afd.attention.bilinear(keys[s])[i, 6 * t : 6 * (t + 1)]
+                positions = afd.attention.query_positions[t] @ afd.attention.key_positions[s]
                 scores.append((key @ query[i] + positions) / 6**0.5)
                 pooled = nn.functional.adaptive_avg_pool2d(h_s[i].square().mean(0)[None], h_t.shape[-2:])
                 wanted = unit(h_t[i].square().mean(0).flatten())

@@ -12,6 +12,7 @@ import torch
 
 from potstill.data import cache, listing
 from potstill.data.decode import Plan, decode, plan, resize
+from potstill.data.degrade import degraded
 from potstill.data.folders import class_folders, csv_files, csv_tables
 from potstill.data.raw import Raw, check_rows, fingerprint, interleave, limit, settle, stratified
 from potstill.data.shards import tar_files, webdataset
@@ -45,6 +46,11 @@ def load(data: Data, *, quiet: bool = False) -> tuple[Images | Stream, Images | 
     >>> train.images.shape, len(valid), train.classes[:3]
     (torch.Size([200, 1, 8, 8]), 1597, ('0', '1', '2'))
     """
+    train, valid = _loaded(data, quiet)
+    return degraded(data, train), valid
+
+
+def _loaded(data: Data, quiet: bool) -> tuple[Images | Stream, Images | Stream]:
     if data.size is not None and data.size < 1:
         raise ValueError(f"size must be at least 1, got {data.size}")
     if data.root is None and data.name == "digits":
@@ -74,7 +80,9 @@ def from_datasets(train: Any, valid: Any | None = None, data: Data | None = None
     data = data or Data(name="datasets", augment=RESIZED)
     found = streamed(replace(data, stream="always"), *_chosen(data, (*tables(train, valid, data, "the data set"), [])))
     assert found is not None
-    return found
+    train = degraded(data, found[0])
+    assert isinstance(train, Stream)
+    return train, found[1]
 
 
 def _chosen(data: Data, found: listing.Listing) -> tuple[Raw, Raw, tuple[str, ...], list[str]]:

@@ -6,6 +6,7 @@ Letters in shapes: N images, C channels, H height, W width.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +50,12 @@ class Data:
     held_out: float | None = None
     """Validate on this part of the training images, set aside by class, instead of on the data's own validation or test
     images: to choose something without looking at those."""
+    label_noise: float = 0.0
+    """Part of the training labels that are flipped, each to any other class alike; the same for teacher, students and
+    seeds. Validation labels stay right."""
+    imbalance: float = 1.0
+    """Keep fewer and fewer training images of later classes, the first having so many times as many as the last (an
+    exponential long tail). Validation images all stay."""
     skip_unreadable: bool = False
     """Leave out image files that cannot be read, instead of stopping. Streamed images are all decoded for it, once."""
     augment: Augment = "crop-flip"
@@ -63,6 +70,12 @@ class Data:
     """own: every seed of a comparison sees the images in an order, and with an augmentation, of its own. shared: all
     students see the same batches and train side by side, for one forward of the teacher; seeds then differ in initial
     weights and random draws only, and the table says so."""
+    subset: int | None = None
+    """Students learn from this many of the training images, drawn at random by data_seed; a teacher that is trained in
+    the run has all of them. With teacher.budget, as many as that where left out."""
+    watched: float | None = None
+    """This part of the students' images is set aside, and watched by fit.schedule plateau (`watched_top1`). Results are
+    on the validation images all the same."""
     stream: Literal["auto", "always", "never"] = "auto"
     """Decode images while training, instead of once into memory. auto does so for resized-crop-flip, and for data of
     more than 4 GiB of pixels."""
@@ -77,8 +90,19 @@ class Data:
             raise ValueError(f"data.workers must not be negative, got {self.workers}")
         if self.augment == RESIZED and self.stream == "never":
             raise ValueError(f"data.augment {RESIZED} reads the files at every step: data.stream cannot be never")
-        if self.held_out is not None and not 0 < self.held_out < 1:
-            raise ValueError(f"data.held_out must lie between 0 and 1, got {self.held_out}")
+        for name in ("held_out", "watched"):
+            part = getattr(self, name)
+            if part is not None and not 0 < part < 1:
+                raise ValueError(f"data.{name} must lie between 0 and 1, got {part}")
+        if self.subset is not None and self.subset < 1:
+            raise ValueError(f"data.subset must be at least 1, got {self.subset}")
+        if not 0 <= self.label_noise < 1:
+            raise ValueError(f"data.label_noise is a share of the training labels, in [0, 1), got {self.label_noise}")
+        if not 1 <= self.imbalance < math.inf:
+            raise ValueError(
+                "data.imbalance is the size of the largest class divided by that of the smallest, at least 1 "
+                f"(balanced), got {self.imbalance}"
+            )
 
 
 @dataclass(frozen=True, eq=False)

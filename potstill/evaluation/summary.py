@@ -30,6 +30,7 @@ class Cell:
     teacher_free: bool = False
     peak_mib: float | None = None  # see usage.Peak
     classifies: bool = True  # False: nothing trained its classifier, so its accuracy says nothing
+    tail_top1: float | None = None  # where the training data has a tail: data.imbalance
 
 
 def summarise(
@@ -100,6 +101,8 @@ def _row(group: Sequence[Cell], control: Sequence[Cell], kd: Sequence[Cell]) -> 
     known = [value for value in agreement if value is not None]
     peaks = [cell.peak_mib for cell in group if cell.peak_mib is not None]
     mean, std = mean_std([value for value in top1 if value is not None]) if classifies else (None, None)
+    tail = [cell.tail_top1 for cell in group]
+    rare = {"tail_top1": tail} if any(value is not None for value in tail) else {}
     return {
         "method": group[0].method,
         "expansion": group[0].expansion,
@@ -112,6 +115,7 @@ def _row(group: Sequence[Cell], control: Sequence[Cell], kd: Sequence[Cell]) -> 
         "seeds": [cell.seed for cell in group],
         "best_mean": mean_std([value for value in best if value is not None])[0] if classifies else None,
         "best_top1": best,
+        **rare,
         "agreement_mean": mean_std(known)[0] if known else None,
         "agreement": agreement,
         "difference": _difference(group, control),
@@ -134,9 +138,9 @@ def _difference(group: Sequence[Cell], control: Sequence[Cell]) -> dict[str, Any
 
 def _check(cell: Cell) -> None:
     where = f"{cell.method!r} seed {cell.seed}"
-    for name in ("top1", "best_top1", "agreement"):
+    for name in ("top1", "best_top1", "agreement", "tail_top1"):
         value = getattr(cell, name)
-        if value is None and name == "agreement":
+        if value is None and name in ("agreement", "tail_top1"):
             continue
         if value is None or not 0 <= value <= 100:  # NaN fails the comparison
             raise ValueError(f"{where}: {name} is {value}; expected a percentage from 0 to 100")

@@ -19,11 +19,13 @@ from potstill.models.foreign import LIBRARIES, Logits, brings_weights, library_o
 from potstill.models.foreign import build as _build_foreign
 from potstill.models.foreign import check as _check_foreign
 from potstill.models.mobilenetv2 import mobilenetv2
+from potstill.models.plane import plane2, plane4, plane6, plane8, plane10
 from potstill.models.resnet import (
     resnet8,
     resnet8x4,
     resnet14,
     resnet20,
+    resnet26,
     resnet32,
     resnet32x4,
     resnet44,
@@ -48,6 +50,11 @@ __all__ = [
     "described",
     "load_weights",
     "mobilenetv2",
+    "plane2",
+    "plane4",
+    "plane6",
+    "plane8",
+    "plane10",
     "preact_resnet18_cifar",
     "resnet8",
     "resnet8x4",
@@ -55,6 +62,7 @@ __all__ = [
     "resnet18_cifar",
     "resnet18_imagenet",
     "resnet20",
+    "resnet26",
     "resnet32",
     "resnet32x4",
     "resnet34_imagenet",
@@ -81,6 +89,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet8": resnet8,
     "resnet14": resnet14,
     "resnet20": resnet20,
+    "resnet26": resnet26,
     "resnet32": resnet32,
     "resnet44": resnet44,
     "resnet56": resnet56,
@@ -96,6 +105,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg13": vgg13,
     "vgg16": vgg16,
     "vgg19": vgg19,
+    "plane2": plane2,
+    "plane4": plane4,
+    "plane6": plane6,
+    "plane8": plane8,
+    "plane10": plane10,
     "ResNet50": resnet50,
     "resnet18_cifar": resnet18_cifar,
     "preact_resnet18_cifar": preact_resnet18_cifar,

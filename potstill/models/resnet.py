@@ -106,6 +106,11 @@ def resnet20(num_classes: int, in_channels: int = 3) -> ResNet:
     return ResNet(20, PLAIN, num_classes, in_channels)
 
 
+def resnet26(num_classes: int, in_channels: int = 3) -> ResNet:
+    """ResNet-26: four blocks per stage."""
+    return ResNet(26, PLAIN, num_classes, in_channels)
+
+
 def resnet32(num_classes: int, in_channels: int = 3) -> ResNet:
     """ResNet-32: five blocks per stage."""
     return ResNet(32, PLAIN, num_classes, in_channels)

@@ -22,14 +22,18 @@ from potstill.objectives.mixtures import JSD, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
 from potstill.objectives.ofd import OFD
 from potstill.objectives.pkt import PKT, PKTSupervised
+from potstill.objectives.rank_distance import RankDistance
 from potstill.objectives.reviewkd import ReviewKD
 from potstill.objectives.rkd import RKD
 from potstill.objectives.rrd import RRD
+from potstill.objectives.rtk import RTK
 from potstill.objectives.semckd import SemCKD
+from potstill.objectives.several_kd import SeveralKD
 from potstill.objectives.simkd import SimKD
 from potstill.objectives.sp import SP
 from potstill.objectives.srrl import SRRL
 from potstill.objectives.standardised import LSDKD, LSKD, Standardised
+from potstill.objectives.value_distance import ValueDistance
 from potstill.objectives.vid import VID
 from potstill.objectives.wsld import WSLD
 from potstill.types import Objective
@@ -61,11 +65,14 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ofd": OFD,
     "pkt": PKT,
     "pkt_supervised": PKTSupervised,
+    "rank_distance": RankDistance,
     "reverse_kl": ReverseKL,
     "reviewkd": ReviewKD,
     "rkd": RKD,
     "rrd": RRD,
+    "rtk": RTK,
     "semckd": SemCKD,
+    "several_kd": SeveralKD,
     "simkd": SimKD,
     "skew_kl": SkewKL,
     "skew_reverse_kl": SkewReverseKL,
@@ -73,6 +80,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "srrl": SRRL,
     "symmetric_kl": SymmetricKL,
     "tvd": TVD,
+    "value_distance": ValueDistance,
     "vid": VID,
     "wsld": WSLD,
 }
@@ -101,6 +109,7 @@ __all__ = [
     "PKT",
     "RKD",
     "RRD",
+    "RTK",
     "SP",
     "SRRL",
     "TVD",
@@ -112,12 +121,15 @@ __all__ = [
     "ForwardKL",
     "InfoFlow",
     "PKTSupervised",
+    "RankDistance",
     "ReverseKL",
     "ReviewKD",
     "SemCKD",
+    "SeveralKD",
     "SimKD",
     "SkewKL",
     "SkewReverseKL",
     "Standardised",
     "SymmetricKL",
+    "ValueDistance",
 ]

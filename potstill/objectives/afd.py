@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from potstill.connectors import check_maps
-from potstill.functional import as_tuple, at_least_float32, attention_map, full_precision
+from potstill.connectors import LayerAttention, attention_distances, check_maps
+from potstill.functional import as_tuple, full_precision
 from potstill.types import Objective
 
 
@@ -49,11 +47,7 @@ class AFD(Objective):
 
     def __init__(self, student_channels: Sequence[int], teacher_channels: Sequence[int], width: int = 128):
         super().__init__()
-        self.queries = nn.ModuleList(_embedding(channels, width) for channels in teacher_channels)
-        self.keys = nn.ModuleList(_embedding(channels, width) for channels in student_channels)
-        self.bilinear = _embedding(width, width * len(teacher_channels))
-        self.teacher_positions = nn.Parameter(nn.init.xavier_normal_(torch.empty(len(teacher_channels), width)))
-        self.student_positions = nn.Parameter(nn.init.xavier_normal_(torch.empty(len(student_channels), width)))
+        self.attention = LayerAttention(teacher_channels, student_channels, width)
 
     @classmethod
     def sized(cls, student, teacher, data, modules, **kw):
@@ -68,29 +62,4 @@ class AFD(Objective):
     ) -> Float[Tensor, "B"]:
         ours, theirs = as_tuple(student), as_tuple(teacher)
         with full_precision(ours[0]):
-            attention = self._attention(ours, theirs)
-            energy = [at_least_float32(x).square().mean(1, keepdim=True) for x in ours]
-            values = {size: _pooled(energy, *size) for size in {tuple(x.shape[-2:]) for x in theirs}}
-            losses = []
-            for t, value in enumerate(theirs):
-                distance = (values[tuple(value.shape[-2:])] - attention_map(value)[:, None]).square().mean(2)
-                losses.append((attention[:, t] * distance).sum(1))
-            return torch.stack(losses).sum(0)
-
-    def _attention(self, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> Tensor:
-        """`[B, T, S]`, a distribution over the student's layers for each of the teacher's."""
-        dtype = self.student_positions.dtype
-        query = torch.stack([f(x.to(dtype).mean((2, 3))) for f, x in zip(self.queries, theirs, strict=True)], 1)
-        key = torch.stack([f(x.to(dtype).mean((2, 3))) for f, x in zip(self.keys, ours, strict=True)], 1).relu()
-        keys = self.bilinear(key.flatten(0, 1)).view(*key.shape[:2], len(theirs), -1)
-        logits = torch.einsum("bstd,btd->bts", keys, query) + self.teacher_positions @ self.student_positions.T
-        return (logits / key.shape[-1] ** 0.5).softmax(-1)
-
-
-def _embedding(channels: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(channels, width), nn.BatchNorm1d(width))
-
-
-def _pooled(energy: list[Tensor], height: int, width: int) -> Tensor:
-    """The student's maps `[B, 1, H, W]` at one size, as vectors of length 1: `[B, S, H * W]`."""
-    return F.normalize(torch.cat([F.adaptive_avg_pool2d(x, (height, width)) for x in energy], 1).flatten(2), dim=2)
+            return (self.attention(theirs, ours) * attention_distances(ours, theirs).mT).sum((1, 2))

@@ -35,9 +35,13 @@ class InfoFlow(Objective):
     the authors' code, and yet an affinity that underflows leaves it finite; a cosine affinity, and in kagan the
     divisor, is no smaller than the machine epsilon (the authors' loss is infinite there); the distance of a sample to
     itself is exactly $\sqrt{10^{-6}}$ (rounding in theirs); a row of zeros gets no gradient from the cosine (NaN in
-    theirs). `combined` goes with every divergence (with Jeffreys only in theirs). Goldens pin the authors' values and
-    gradients for every kernel and divergence. The paper's own divergence, of vectors of mutual information, is not in
-    their code.
+    theirs). `combined` goes with every divergence (with Jeffreys only in theirs). The
+    paper's own divergence, of vectors of mutual information, is not in their code.
+
+    The goldens pin the authors' values and gradients, for every kernel and divergence: `pkth_cosine_kl`,
+    `pkth_cosine_abs`, `pkth_cosine_squared`, `pkth_student_t_kl`, `pkth_student_t_jeffreys`, `pkth_student_t_kagan`,
+    `pkth_student_t_exponential`, `pkth_rbf_kl`, `pkth_adaptive_rbf_kl`, `pkth_cauchy_kl`, `pkth_combined_combined`, and
+    `info_flow` for the terms of `hkd`.
 
     Raises:
         ValueError: an unknown kernel or divergence, an exponent or width of a kernel that is not positive, another

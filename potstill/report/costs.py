@@ -17,7 +17,7 @@ COSTS = ("training", "steps", "ms", "student", "teacher", "terms", "data", "step
 
 
 def costs(found: Mapping[str, Any]) -> Group:
-    """Networks, then a line for the teacher's training and for every stage of every method, then totals and advice."""
+    """Networks, then a line for every training: teacher, assistants, all stages of the methods; totals and advice."""
     data = found["dataset"]
     head = f"{data['name']}: {data['train']:,} training and {data['valid']:,} validation images, on {found['device']}"
     networks = [
@@ -25,6 +25,7 @@ def costs(found: Mapping[str, Any]) -> Group:
     ]
     training = found["teacher_training"]
     lines = [("(the teacher)", training)] if training else []
+    lines += [(f"(assistant {row['name']})", row) for row in found["assistants_training"]]
     lines += [(_label(row), row) for row in found["methods"]]
     parts = [
         Text(head, style="bold"),
@@ -73,7 +74,7 @@ def _costs(label: str, row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _memory(found: Mapping[str, Any]) -> str:
-    rows = [*found["methods"], *([found["teacher_training"]] if found["teacher_training"] else [])]
+    rows = [*found["methods"], *_before(found)]
     parts = max([found["teacher_evaluation_mib"], *(row["memory_mib"] for row in rows)], key=lambda row: row["peak"])
     what = "step" if parts["step"] >= parts["evaluation"] else "evaluation"
     always = f"data {parts['data']:,.1f}, weights {parts['weights']:,.1f}, optimizer {parts['optimizer']:,.1f}"
@@ -88,10 +89,18 @@ def _memory(found: Mapping[str, Any]) -> str:
 def _time(found: Mapping[str, Any]) -> str:
     if found["eta_seconds"] is None:
         return "unknown: no step was taken, because the prediction does not fit into the free memory"
-    training = found["teacher_training"]
+    training, assistants = found["teacher_training"], found["assistants_training"]
     parts = [f"the teacher {spanned(training['eta_seconds'])}"] if training else []
-    parts.append(f"{found['cells']} students {spanned(found['eta_seconds'] - (training or {}).get('eta_seconds', 0))}")
+    if assistants:
+        parts.append(f"{len(assistants)} assistants {spanned(sum(row['eta_seconds'] for row in assistants))}")
+    students = found["eta_seconds"] - sum(row["eta_seconds"] for row in _before(found))
+    parts.append(f"{found['cells']} students {spanned(students)}")
     return f"{spanned(found['eta_seconds'])} ({', '.join(parts)})"
+
+
+def _before(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What is trained before the students."""
+    return [*([found["teacher_training"]] if found["teacher_training"] else []), *found["assistants_training"]]
 
 
 def _large(count: int) -> str:

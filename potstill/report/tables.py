@@ -29,6 +29,7 @@ COLUMNS = (
     Column("method", "method", words=True),
     Column("top1", "top-1 %"),
     Column("best", "best* %", goes=5),
+    Column("tail", "tail %", goes=10),
     Column("n", "n", goes=8),
     Column("published", "published %", goes=6),
     Column("difference", "difference [95 %]"),
@@ -91,6 +92,7 @@ def _footnotes(summary: dict[str, Any]) -> list[Note]:
         Note("top-1: mean ± std over n seeds at the last epoch, which is the result."),
         Note("* best: mean of each seed's best epoch on the test set. It peeks at the test set.", "best"),
     ]
+    notes.append(Note("tail: the same on the rarest third of the classes.", "tail"))
     if found:
         text = f"difference: points over {summary['baseline']}, paired by seed, and its 95 % Student-t interval."
         notes.append(Note(text))
@@ -124,6 +126,7 @@ def _teacher(teacher: dict[str, Any], marks: Marks) -> Row:
     cells = {
         "method": Cell("teacher"),
         "top1": number(teacher.get("top1"), 2),
+        "tail": number(teacher.get("tail_top1"), 2),
         "published": marks.cell(teacher.get("published")),
         "parameters": number(teacher.get("parameters"), 0),
         "seconds": seconds(teacher.get("seconds")),
@@ -138,6 +141,7 @@ def _method(row: dict[str, Any], marks: Marks) -> Row:
         "method": Cell(row["method"]),
         "top1": accuracy(row),
         "best": spread(*mean_std(row["best_top1"])) if trained_classifier(row) else EMPTY,
+        "tail": spread(*mean_std(tail)) if (tail := row.get("tail_top1")) else EMPTY,
         "n": number(row["n"], 0),
         "published": marks.cell(row.get("published")),
         "difference": difference(row["difference"]),

@@ -10,7 +10,7 @@ SCHEMA = pa.schema(
         *((name, pa.string()) for name in ("run", "pair", "dataset", "teacher", "method", "expansion")),
         ("teacher_free", pa.bool_()),
         ("seed", pa.int64()),
-        *((name, pa.float64()) for name in ("top1", "best_top1", "agreement")),
+        *((name, pa.float64()) for name in ("top1", "best_top1", "tail_top1", "agreement")),
         *((name, pa.float64()) for name in ("teacher_top1", "difference_student", "difference_kd")),
         ("parameters", pa.int64()),
         *((name, pa.float64()) for name in ("seconds_mean", "peak_mib_mean", "published")),
@@ -40,8 +40,9 @@ def _of_run(summary: dict[str, Any]) -> Iterator[dict[str, Any]]:
     reached = {row["method"]: dict(zip(row["seeds"], row["top1"], strict=True)) for row in summary["rows"]}
     for row in summary["rows"]:
         published = row.get("published") or {}
-        cells = zip(row["seeds"], row["top1"], row["best_top1"], row["agreement"], row["folders"], strict=True)
-        for seed, top1, best, agreement, folder in cells:
+        tails = row.get("tail_top1") or [None] * row["n"]
+        cells = zip(row["seeds"], row["top1"], row["best_top1"], tails, row["agreement"], row["folders"], strict=True)
+        for seed, top1, best, tail, agreement, folder in cells:
             yield {
                 "run": summary.get("run"),
                 "dataset": summary["dataset"],
@@ -53,6 +54,7 @@ def _of_run(summary: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "seed": seed,
                 "top1": top1,
                 "best_top1": best,
+                "tail_top1": tail,
                 "agreement": agreement,
                 "difference_student": _over(top1, reached.get("student", {}).get(seed)),
                 "difference_kd": _over(top1, reached.get("kd", {}).get(seed)),

@@ -1,20 +1,56 @@
-"""Methods that are more than loss terms, one file each, under the names that method strings use."""
+"""Methods that are more than terms, one file each, under the names that method strings use."""
 
 from __future__ import annotations
 
 from potstill.scheme import Scheme
+from potstill.schemes.black_box import BlackBox
+from potstill.schemes.bss import BSS
+from potstill.schemes.ces_kd import CESKD
+from potstill.schemes.ckd import CKD
+from potstill.schemes.dgkd import DGKD
 from potstill.schemes.dml import DML
 from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
 from potstill.schemes.hkd import HKD
+from potstill.schemes.mixed_kd import CutMixKD, MixupKD
+from potstill.schemes.one import ONE
+from potstill.schemes.r2kd import R2KD
+from potstill.schemes.takd import TAKD
 from potstill.schemes.teachers import Teachers
 
 SCHEMES: dict[str, type[Scheme]] = {
+    "black_box": BlackBox,
+    "bss": BSS,
+    "ces_kd": CESKD,
+    "ckd": CKD,
+    "cutmix_kd": CutMixKD,
+    "dgkd": DGKD,
     "dml": DML,
     "dual": Dual,
     "ema": EMA,
     "hkd": HKD,
+    "mixup_kd": MixupKD,
+    "one": ONE,
+    "r2kd": R2KD,
+    "takd": TAKD,
     "teachers": Teachers,
 }
 
-__all__ = ["DML", "EMA", "HKD", "SCHEMES", "Dual", "Teachers"]
+__all__ = [
+    "BSS",
+    "CESKD",
+    "CKD",
+    "DGKD",
+    "DML",
+    "EMA",
+    "HKD",
+    "ONE",
+    "R2KD",
+    "SCHEMES",
+    "TAKD",
+    "BlackBox",
+    "CutMixKD",
+    "Dual",
+    "MixupKD",
+    "Teachers",
+]

@@ -9,7 +9,7 @@ from typing import ClassVar
 from potstill.data.resident import Resident
 from potstill.errors import did_you_mean
 from potstill.scheme import Scene, Scheme
-from potstill.tasks.second import OTHER, SecondView
+from potstill.tasks.second import OTHER, Again, SecondView
 from potstill.terms import Term
 from potstill.types import Task
 
@@ -63,7 +63,7 @@ class Dual(Scheme):
                 "dual: a second view of an image is made from the image itself, and this data does not lie whole in "
                 "memory; set data.stream to never, or give potstill.data.Images"
             )
-        return SecondView(loader, loader.augment if self.teacher == "same" else self.teacher)
+        return SecondView(Again(loader, loader.augment if self.teacher == "same" else self.teacher), OTHER)
 
 
 def _moved(term: Term) -> Term:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from potstill import checkpoint, runs
-from potstill.cell import source
 from potstill.console import Talk
 from potstill.data import Data, Preprocess, Split, first, load
+from potstill.examples import source
 from potstill.precision import Precision
 from potstill.report.evaluation import write_markdown
 from potstill.sources import Network
@@ -61,6 +61,8 @@ def data_of(run: Path, moved: bool = False) -> Data:
                     "say where they are: --data.root FOLDER"
                 )
             return Data(**values)
+    if not run.is_dir():
+        raise ValueError(f"{run}: there is no such folder")
     if moved:
         return Data()
     raise ValueError(

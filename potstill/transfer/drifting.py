@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from potstill.cell import Examples, source, train_stages
+from potstill.cell import train_stages
 from potstill.data import batches
+from potstill.examples import Examples, source
 from potstill.methods import parse
 from potstill.taps import Taps
 from potstill.tasks.classify import Classify

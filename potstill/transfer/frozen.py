@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from potstill.cell import source
 from potstill.data import Images, augmented
+from potstill.examples import source
 from potstill.schedules import Milestones
 from potstill.sources import Network
 from potstill.tasks.classify import Classify

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from potstill.cell import Examples, assemble, source
+from potstill.cell import assemble
 from potstill.data import Images, Preprocess, Resident, batches
 from potstill.engine import Engine
+from potstill.examples import Examples, source
 from potstill.hashing import hash_int
 from potstill.loop import Interrupted
 from potstill.methods import parse
@@ -93,14 +94,16 @@ def engine(
     )
 
 
-def train(folder: Path, variant: str = "sgd", resume: bool = False, on_step=None, dies_after=None, **kw) -> None:
+def train(
+    folder: Path, variant: str = "sgd", resume: bool = False, on_step=None, dies_after=None, shard=False, **kw
+) -> None:
     """Train to the end, and leave the student beside the metrics. A run that is interrupted exits with INTERRUPTED.
 
     After `dies_after` seconds of its own computing time the kernel ends the process, wherever it is: SIGPROF has no
     handler and ends it as SIGKILL does. Unlike a clock this does not depend on how busy the machine is.
     """
     torch.set_num_threads(1)
-    run = engine(folder, FITS[variant], on_step=on_step, **kw)
+    run = engine(folder, replace(FITS[variant], shard=shard), on_step=on_step, **kw)
     began = time.process_time()
     if dies_after is not None:
         signal.setitimer(signal.ITIMER_PROF, dies_after)

@@ -44,6 +44,7 @@ from split_formulas import (
 from torch import Tensor
 
 from potstill.objectives import CRD, ICD, KD, RRD, CrossEntropy
+from potstill.sharding import full
 from potstill.tasks.classify import Classify
 from potstill.terms import Spec, Term
 from potstill.types import Batch, Progress
@@ -156,19 +157,19 @@ class Seen:
     draws: list[Tensor]
 
 
-def observe(name: str, precision: str, micro: int | None, rank: int = 0, world: int = 1) -> Seen:
-    """Train two steps with the engine."""
+def observe(name: str, precision: str, micro: int | None, rank: int = 0, world: int = 1, shard: bool = False) -> Seen:
+    """Train two steps with the engine. Gradients that are divided among ranks are put together."""
     case, gradients = CASES[name], []
 
     def look(progress: Progress) -> None:
-        found = engine.system.named_parameters()
-        gradients.append({n: None if p.grad is None else p.grad.clone() for n, p in found})
+        found = engine.held.system.named_parameters()
+        gradients.append({n: None if p.grad is None else full(p.grad).clone() for n, p in found})
 
     engine = make(
         case.terms(),
         [case.batch(step) for step in range(STEPS)],
         task=case.task(),
-        fit=replace(FIT, micro_batch=micro),
+        fit=replace(FIT, micro_batch=micro, shard=shard),
         precision=precision,
         rank=rank,
         world=world,

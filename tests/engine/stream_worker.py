@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from potstill import checkpoint
-from potstill.cell import Examples, assemble, source
+from potstill.cell import assemble
 from potstill.data import Data, Preprocess, Streamed, batches, first, load, training
 from potstill.engine import Engine
+from potstill.examples import Examples, source
 from potstill.hashing import hash_int
 from potstill.methods import parse
 from potstill.precision import Precision

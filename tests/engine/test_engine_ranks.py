@@ -9,7 +9,8 @@ import pytest
 import torch
 from engine_kit import make
 from kill_worker import remains
-from ranks_worker import BATCHES, FIRST, TERMS
+from ranks_worker import BATCHES, BLOCKS, FIRST, TERMS
+from safetensors.torch import load_file
 from split_cases import CASES, Seen, compare, expect, observe
 
 from potstill import checkpoint
@@ -59,6 +60,45 @@ def test_gradient_is_the_same(name, found):
         for (case, precision, _), seen in one.items():
             if case == name:
                 compare(seen, reference, {"float64": 1e-10, "float32": 1e-5}[precision])
+
+
+def read(path):
+    return torch.load(path, weights_only=True)
+
+
+def close(found, expected, tolerance):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            found[name], value, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradient_is_the_same_when_weights_are_sharded(name, ranks):
+    reference = expect(name, observe(name, "float64", None).draws)
+    for number in range(2):
+        for (case, _), seen in read(ranks[0] / f"sharded{number}.pt").items():
+            if case == name:
+                compare(Seen(**seen), reference, 1e-10)
+
+
+def test_sharded_run(ranks):
+    """AdamW, clipping, moving average: the weights of DDP. Stopped and gone on with, sharded again or not, too."""
+    folder, _ = ranks
+    names = ("adamw", "divided", "divided-divided", "divided-whole", "whole-divided")
+    whole, *others = (load_file(folder / name / "student.safetensors") for name in names)
+    for found in others:
+        # The gradient of a bias in front of batch norm is rounding alone, and Adam makes whole steps of that.
+        close(found | {name: whole[name] for name in ("conv.bias", "bn.running_mean")}, whole, 1e-5)
+    assert remains(folder / "divided-divided") == remains(folder / "divided")
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_are_gathered_one_by_one(name, ranks):
+    for number in range(2):
+        found = read(ranks[0] / f"blocks{number}.pt")
+        close(found[name, True], found[name, False], 1e-10)
 
 
 def test_ranks_hold_the_same_buffers(found):

@@ -13,6 +13,7 @@ from kill_worker import SGD, engine
 from split_cases import SMALL
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from potstill.budget import budgeted
 from potstill.objectives import KD, CrossEntropy
 from potstill.terms import Term
 from potstill.types import Objective
@@ -45,7 +46,9 @@ def watch(run, steps=3):
 
 
 @pytest.mark.parametrize("micro", [None, 4])
-@pytest.mark.parametrize("method", ["ce", "kd", "icd", "fitnet", "icd+kd", "icd+kd+fitnet"])
+@pytest.mark.parametrize(
+    "method", ["ce", "kd", "icd", "fitnet", "icd+kd", "icd+kd+fitnet", "r2kd(augment=cutmixpick,rank=soft)"]
+)
 def test_nothing_waits(method, micro):
     watch(engine(None, replace(SGD, micro_batch=micro, clip=1.0), method=method))
 
@@ -93,3 +96,14 @@ def test_a_planted_wait_is_caught(deed, micro):
     run = make([Term(CrossEntropy), Term(Planted(DEEDS[deed]))], [example(0)], fit=replace(FIT, micro_batch=micro))
     with pytest.raises(AssertionError, match="waits for the device"):
         watch(run, 2)
+
+
+@pytest.mark.parametrize("method", ["ckd(group=3,inter=cc)", "mixup_kd", "cutmix_kd"])
+def test_nothing_waits_within_a_budget_once_it_is_spent(method):
+    run = engine(None, SGD, method=method)
+    images = run.loader.images
+    teacher = budgeted(run.system.sources["teacher"], len(images), images, "crop", 0)
+    run.system.sources["teacher"] = teacher
+    teacher.fill()
+    watch(run)
+    assert teacher.calls == len(images)

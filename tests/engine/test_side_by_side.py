@@ -13,8 +13,9 @@ from kill_worker import Student, images
 from torch import nn
 
 from potstill import checkpoint
-from potstill.cell import Examples, assemble, source
+from potstill.cell import assemble
 from potstill.data import Preprocess, Resident, batches
+from potstill.examples import Examples, source
 from potstill.loop import Interrupted
 from potstill.methods import parse
 from potstill.models import build

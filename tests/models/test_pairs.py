@@ -3,12 +3,15 @@
 import pytest
 import torch
 
-from potstill.cell import Examples, adapted, assemble, source
+from potstill.adapting import adapted
+from potstill.cell import assemble
+from potstill.examples import Examples, source
 from potstill.methods import Method, parse
 from potstill.models import build
 from potstill.objectives import OBJECTIVES
 from potstill.precision import Precision
 from potstill.recipe import Fit
+from potstill.stages import Stage
 from potstill.types import MAIN, Batch, DataInfo, View
 
 PAIRS = [
@@ -75,9 +78,8 @@ def test_every_method_that_applies_takes_a_step(teacher, student):
         terms |= {term.label: term for stage in method.stages for term in stage.terms if not term.init}
         terms |= {term.label: term for term in method.terms}
     # The stages of one method do not run side by side: what the second is handed waits for the real run.
-    engine = assemble(
-        network, guide, Method.of("all", list(terms.values())), examples, Fit(epochs=1, batch_size=ROWS, lr=1e-6)
-    )
+    together = Method("all", (Stage("", tuple(terms.values())),), "")
+    engine = assemble(network, guide, together, examples, Fit(epochs=1, batch_size=ROWS, lr=1e-6))
     result = engine.run()
     losses = result.history[0]["terms"]
     assert set(METHODS) - left_out - {"simkd"} <= set(losses)

@@ -13,10 +13,12 @@ from potstill.models.resnet import ResNet
 from potstill.models.wrn import WideResNet
 from potstill.taps import probe, stages_of
 
-OTHERS = ("small_cnn", "cnn1", "cnn1_a")
+PLANES = ["plane2", "plane4", "plane6", "plane8", "plane10"]
+OTHERS = ["small_cnn", "cnn1", "cnn1_a", "resnet26", *PLANES]
 REFERENCE_MODELS = [name for name in MODELS if name not in OTHERS and not name.endswith(("_imagenet", "_cifar"))]
 FAMILIES = [
-    "resnet8", "resnet8x4", "wrn_16_2", "vgg8", "ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2", "small_cnn"
+    "resnet8", "resnet8x4", "wrn_16_2", "vgg8", "ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2", "small_cnn",
+    "plane2", "plane8"
 ]  # fmt: skip
 WITH_LOGITS = [
     "resnet8", "resnet20", "resnet44", "resnet110", "resnet32x4", "wrn_16_1", "wrn_40_1", "vgg8", "vgg13", "vgg19",
@@ -294,6 +296,23 @@ def test_the_catalogue_lists_every_model_with_its_size(facts):
     for name in REFERENCE_MODELS:
         assert rows[name]["parameters"] == facts[name]["params"]
         assert rows[name]["embedding"] == facts[name]["feat_shapes"][-1][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "widths", "side", "linear"),
+    [("plane2", [32, 32], 8, []), ("plane6", [32, 32, 64, 64, 128, 128], 8, []),
+     ("plane8", [32, 32, 64, 64, 128, 128, 256, 256], 2, [64])],
+)  # fmt: skip
+def test_plane_networks_are_takds(name, widths, side, linear):
+    count = 0
+    for before, width in zip([3, *widths], widths, strict=False):
+        count += 9 * before * width + width + 2 * width  # convolution with bias, batch norm
+    for before, width in zip([widths[-1] * side**2, *linear], [*linear, 100], strict=True):
+        count += before * width + width
+    model = sketch(name, num_classes=100)
+    assert parameters(model) == count
+    grid = torch.randn(1, widths[-1], side, side)
+    assert torch.equal(model.grid(grid), grid)  # nothing is averaged at 32x32
 
 
 @pytest.mark.parametrize(

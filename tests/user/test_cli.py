@@ -201,11 +201,22 @@ def test_your_own_photos(shell, photos):
 
 
 def test_settings_without_effect_are_named(shell):
-    words = ("--fit.optimizer", "adamw", "--fit.lr", "0.001", "--fit.momentum", "0.5", "--fit.milestones", "0.5")
+    words = (
+        "--fit.optimizer",
+        "adamw",
+        "--fit.lr",
+        "0.001",
+        "--fit.momentum",
+        "0.5",
+        "--fit.milestones",
+        "0.5",
+        "--fit.shard",
+    )
     status, _, err = shell("distill", *ONE, "--method", "student", *words, "--out", "run")
     assert status == 0
     assert "fit.momentum=0.5 has no effect" in err
     assert "fit.milestones=(0.5,) has no effect" in err
+    assert "fit.shard=True has no effect: there is one process" in err
     assert "fit.warmup" not in err
 
 

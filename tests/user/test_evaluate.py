@@ -11,7 +11,7 @@ PIPELINE = """\
 from potstill import Data, Fit, Network, Recipe
 from potstill.recipe import Assistant
 
-ADAM = Fit(epochs=16, batch_size=25, optimizer="adamw", lr=0.01, weight_decay=0.0, schedule="cosine")
+ADAM = Fit(epochs=8, batch_size=25, optimizer="adamw", lr=0.02, weight_decay=0.0, evaluate_every=8)
 MIDDLE = Network("small_cnn", width=12)
 
 def recipe(smoke=False):

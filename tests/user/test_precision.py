@@ -9,8 +9,9 @@ import torch
 from networks import PlainCNN, TinyViT, bars, same, state_of
 
 from potstill import Fit, parse
-from potstill.cell import Examples, choose_precision, source
+from potstill.cell import choose_precision
 from potstill.data.foreign import Ordered
+from potstill.examples import Examples, source
 from potstill.models import build
 from potstill.precision import CHOICES, Precision, choose, fastest
 from potstill.tasks.classify import Classify

@@ -9,10 +9,11 @@ from networks import bars, same, state_of
 from torch import nn
 
 import potstill
-from potstill import Fit, Term, cell, checkpoint
+from potstill import Fit, Term, checkpoint
 from potstill.cell import train_stages
 from potstill.data import Preprocess
 from potstill.engine import Engine
+from potstill.examples import source
 from potstill.methods import Method, parse
 from potstill.objectives import AB, FT, ICD, CrossEntropy, SimKD
 from potstill.objectives.simkd import Reused
@@ -113,11 +114,11 @@ def stages(
     student, method, *, begin=lambda label, steps: lambda progress: None, folder=None, resume=False, teacher=None
 ):
     """`train_stages` on the bars, with what distill() would give it."""
-    from potstill.api import _examples
+    from potstill.forms import examples_of
     from potstill.precision import Precision
 
-    examples = _examples(bars(60), FIT, torch.device("cpu"), 0)
-    guide = cell.source(teacher or Net(12, 1), examples.probe, trained=False, preprocess=None, precision=Precision())
+    examples = examples_of(bars(60), FIT, torch.device("cpu"), 0)
+    guide = source(teacher or Net(12, 1), examples.probe, trained=False, preprocess=None, precision=Precision())
     method = method if isinstance(method, Method) else parse(method)
     options = {"begin": begin, "label": "mine", "folder": folder, "resume": resume}
     return train_stages(student, guide, method, lambda _: examples, FIT, **options)

@@ -103,6 +103,20 @@ def test_pixelate_is_pillows(images):
         assert np.abs(found - wanted).max() <= 1  # Pillow rounds between the axes
 
 
+def test_glass_is_the_released_loop():
+    """It walks from the last pixel and assigns through views: what it means as a swap is a copy."""
+    x = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    walked = x[0].permute(1, 2, 0).numpy().copy()
+    draws = Draws(torch.tensor([0]), (0, "corruption", "glass_blur"))
+    up, back = (-(draws.uniform(way, 32, 32)[0] < 0.5).long() for way in ("up0", "back0"))
+    for h in range(31, 1, -1):
+        for w in range(31, 1, -1):
+            there = h + int(up[h, w]), w + int(back[h, w])
+            walked[h, w], walked[there] = walked[there], walked[h, w]
+    found = corrupt(x, torch.tensor([0]), "glass_blur", 1)[0].permute(1, 2, 0).numpy()  # its blur of 0.05 does nothing
+    assert np.array_equal(found, walked)
+
+
 def test_motion_goes_along_its_angle():
     """A point becomes half a Gaussian to the left, to the top, or on the way to the corner."""
     x = torch.zeros(3, 1, 21, 21)

@@ -3,7 +3,7 @@
 20 superclasses of CIFAR-100 at 16x16 pixels; one ResNet-20, trained on the first 10,000 training images (the teacher of
 cpu_small), serves all budgets and is asked once about each of N of them. ResNet-8 students see these N images alone, a
 fifth of them watched, with the schedule of CKD's released code (arXiv 2311.02253) made shorter: a plateau is 10
-evaluations instead of 50, and there are at most 100 of ⌈0.8 N / 64⌉ steps instead of 1,000. Three seeds, which differ
+evaluations instead of 50, and there are at most 40 of ⌈0.8 N / 64⌉ steps instead of 1,000. Three seeds, which differ
 in initial weights and in order; the N images, and what the teacher said of them, are the same. 5,000 test images.
 
     potstill bench ckd_budgets --data.root CIFAR100 --jobs 2
@@ -41,6 +41,6 @@ def of(budget: int, smoke: bool) -> Recipe:
         student=Network("resnet8", size=16),
         methods=METHODS,
         seeds=1 if smoke else 3,
-        fit=Fit(epochs=1 if smoke else 100, schedule="plateau", patience=10, drop_last=False),
+        fit=Fit(epochs=1 if smoke else 40, schedule="plateau", patience=10, drop_last=False),
         teacher_fit=Fit(epochs=1 if smoke else 30, evaluate_every=5),
     )

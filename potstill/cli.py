@@ -32,7 +32,7 @@ commands:
   check [RECIPE|GRID]                   what it will cost before it runs: time, memory, teacher, terms, data
   cache [RECIPE] --out DIR              write what the teacher says, to teach from with --teacher.cache DIR
   transfer RUN --data NAME|FOLDER       linear probes of a run's networks on other data, two arms
-  evaluate RUN --suite retrieval        measure a run's networks on its own images: a table, and RUN/retrieval.json
+  evaluate RUN --suite NAME             retrieval or robustness of a run's networks on its own images: RUN/NAME.json
   list {methods,models,data,recipes}    what there is
   list methods --for TEACHER STUDENT    which methods two networks allow, and what they add
   report RUN [--figures DIR]            write report.html of a run folder again; its figures and tables as files

@@ -19,7 +19,7 @@ from potstill.errors import did_you_mean
 from potstill.precision import Precision
 from potstill.ranks import start, world_size
 from potstill.report import formats
-from potstill.report.evaluation import sheet
+from potstill.report.evaluation import sheets
 from potstill.suites import SUITES
 from potstill.suites.run import Options as Asked
 from potstill.suites.run import data_of, evaluate
@@ -40,6 +40,8 @@ class Options:
     """cpu, cuda or cuda:N; the GPU when there is one."""
     precision: str = "float32"
     """How the networks compute: float32, float32-channels-last, bf16, bf16-channels-last."""
+    smoke: Annotated[bool, Off] = False
+    """The suite at its smallest size, to see that everything works."""
     quiet: Annotated[bool, Off] = False
     """Say nothing."""
     json: Annotated[bool, Off] = False
@@ -56,8 +58,8 @@ def run(arguments: list[str]) -> int:
     if chosen not in SUITES:
         raise ValueError(f"no suite {chosen!r}; {did_you_mean(chosen, SUITES)}")
     suite, data = SUITES[chosen](), Data()
-    if named is not None and value(rest, "--data.name") is None and value(rest, "--data.root") is None:
-        data = data_of(Path(named))
+    if named is not None and value(rest, "--data.name") is None:
+        data = data_of(Path(named), moved=value(rest, "--data.root") is not None)
     known = flags(Options()) | flags(suite) | flags(data, "--data.") | set(SHORT) | {"-h", "--help"}
     if wrong := unknown(rest, known):
         raise ValueError(wrong.replace("distill", f"evaluate --suite {chosen}"))
@@ -97,7 +99,7 @@ def _asked(options: Options, talk: Talk) -> Asked:
     device = start(options.device)
     if world_size() > 1:
         raise ValueError(f"potstill evaluate runs in one process, not in {world_size()}")
-    return Asked(options.methods, torch.device(device), Precision.named(options.precision), talk)
+    return Asked(options.methods, torch.device(device), Precision.named(options.precision), options.smoke, talk)
 
 
 def _show(found: list[dict[str, Any]], named: str, options: Options) -> None:
@@ -111,4 +113,5 @@ def _show(found: list[dict[str, Any]], named: str, options: Options) -> None:
         for table in found:
             if "pair" in table:
                 console.print(table["pair"])
-            console.print(formats.rich_table(sheet(table), console.width))
+            for sheet in sheets(table):
+                console.print(formats.rich_table(sheet, console.width))

@@ -12,7 +12,6 @@ import altair as alt
 from potstill.console import Talk
 from potstill.report import page
 from potstill.report.figures import Chart
-from potstill.report.sections import sections
 
 ENDINGS = (".png", ".svg")
 
@@ -44,7 +43,7 @@ def _titled(run: Path) -> Iterator[tuple[str, Chart]]:
         method = about["method"]
         yield _name(f"terms-{method}"), _with_title(chart, f"Loss terms: {method}", about["expansion"])
     seen = page.read_answers(run, summary)
-    for section in sections(seen, summary) if seen else ():
+    for section in page.every_section(run, summary, seen):
         for figure in section.figures:
             whose = ", ".join(text for text in (figure.name, figure.what) if text)
             yield _name(figure.key), _with_title(figure.chart, section.title, whose, figure.caption)

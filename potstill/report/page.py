@@ -14,7 +14,7 @@ import altair as alt
 import vl_convert
 
 from potstill.evaluation import answers, maps
-from potstill.report import figures, formats, grid_page, tables
+from potstill.report import evaluation, figures, formats, grid_page, robustness, tables
 from potstill.report.fidelity_table import fidelity_sheet
 from potstill.report.sections import Section, sections
 from potstill.report.toggles import toggled
@@ -22,14 +22,16 @@ from potstill.report.toggles import toggled
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SMALL = 96  # images up to this many pixels wide are enlarged with hard edges
 _SHOWN = 16  # examples per method
+EVALUATIONS = ("retrieval", "robustness")
+"""Suites of `potstill evaluate` whose tables a report shows."""
 
 
 def write_report(run: Path | str) -> Path:
     """Write `report.html` into a run's folder from what lies there, and return its path.
 
-    Reads `summary.json`, and where they exist `recipe.json`, `labels.safetensors`, each cell's `metrics.jsonl` and
-    `examples.json`, and each network's `outputs.safetensors` and `tsne.safetensors`, or for a grid `grid.json`; a
-    section without its file is left out. An older report stays until the new one is complete.
+    Reads `summary.json`, and where they exist `recipe.json`, `labels.safetensors`, `retrieval.json`, `robustness.json`,
+    each cell's `metrics.jsonl` and `examples.json`, and each network's `outputs.safetensors` and `tsne.safetensors`, or
+    for a grid `grid.json`; a section without its file is left out. An older report stays until the new one is complete.
 
     Raises ValueError for a folder without `summary.json` and for files that are not what they should be.
     """
@@ -74,6 +76,8 @@ def render(run: Path) -> str:
     recipe = _read_json(run / "recipe.json", dict) or {}
     environment = recipe.pop("environment", None) or {}
     drawn = charts(summary, records)
+    evaluated = evaluations(run)
+    found = every_section(run, summary, seen)
     return (
         formats.environment()
         .get_template("page.html.jinja")
@@ -88,12 +92,13 @@ def render(run: Path) -> str:
                 for key, title, chart in drawn
             ],
             terms=[{**about, "spec": chart.to_dict()} for about, chart in terms(summary, records)],
-            sections=[_laid_out(section) for section in sections(seen, summary)] if seen else [],
+            evaluations=[{"title": table["title"], "sheets": evaluation.sheets(table)} for table in evaluated],
+            sections=[_laid_out(section) for section in found],
             undrawn=bool(seen and maps.missing(seen)),
             examples=list(_examples(run, summary)),
             recipe=list(_flat(recipe)),
             environment=list(_flat(environment)),
-            vega=_vega() if drawn or seen else "",
+            vega=_vega() if drawn or seen or found else "",
         )
     )
 
@@ -119,6 +124,17 @@ def read_curves(run: Path, summary: dict[str, Any]) -> list[dict[str, Any]]:
         for seed, folder in zip(row["seeds"], row["folders"], strict=True)
         for record in _read_lines(_inside(run, folder) / "metrics.jsonl")
     ]
+
+
+def evaluations(run: Path) -> list[dict[str, Any]]:
+    """The tables of `potstill evaluate` that lie in a run's folder."""
+    return [table for name in EVALUATIONS if (table := evaluation.read(run, name))]
+
+
+def every_section(run: Path, summary: dict[str, Any], seen: answers.Seen | None) -> list[Section]:
+    """Of what the networks answered, and of how robust they are."""
+    robust = evaluation.read(run, "robustness")
+    return [*(sections(seen, summary) if seen else []), *(robustness.sections(robust) if robust else [])]
 
 
 def read_answers(run: Path, summary: dict[str, Any]) -> answers.Seen | None:

@@ -113,19 +113,19 @@ def spread(mean: float, std: float | None, digits: int = 2, *, n: int | None = N
     return Cell(text if n is None else f"{text} ({n})", mean, strong=strong)
 
 
-def interval(mean: float, low: float | None, high: float | None, tone: str = "") -> Cell:
+def interval(mean: float, low: float | None, high: float | None, tone: str = "", digits: int = 2) -> Cell:
     """A difference and its interval, in the tone of its verdict."""
-    return Cell(difference_text(mean, low, high), mean, tone)
+    return Cell(difference_text(mean, low, high, digits), mean, tone)
 
 
-def difference_text(mean: float, low: float | None, high: float | None) -> str:
+def difference_text(mean: float, low: float | None, high: float | None, digits: int = 2) -> str:
     """A difference with its sign, and its interval where there is one.
 
     >>> difference_text(0.5, 0.1, 0.9), difference_text(-0.001, None, None)
     ('+0.50 [0.10, 0.90]', '+0.00')
     """
-    text = f"{mean:+z.2f}"
-    return text if low is None or high is None else f"{text} [{low:z.2f}, {high:z.2f}]"
+    text = f"{mean:+z.{digits}f}"
+    return text if low is None or high is None else f"{text} [{low:z.{digits}f}, {high:z.{digits}f}]"
 
 
 def seconds(value: float | None) -> Cell:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -48,6 +48,9 @@ class RetrievalSuite(Suite):
             "top_e_released": f"{top} (e)*",
             "top_c_released": f"{top} (c)*",
         }
+
+    def better(self) -> Mapping[str, Literal["higher"]]:
+        return dict.fromkeys(self.columns(), "higher")
 
     def notes(self) -> tuple[str, ...]:
         return (

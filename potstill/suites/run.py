@@ -6,8 +6,10 @@ The table is written to the run's folder as `<suite>.json`; a grid has one in th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,16 @@ import torch
 from potstill import checkpoint, runs
 from potstill.console import Talk
 from potstill.data import Data, Preprocess, Split, first, load
-from potstill.evaluation.statistics import mean_std
 from potstill.examples import source
 from potstill.precision import Precision
+from potstill.report.evaluation import write_markdown
+from potstill.sources import Network
 from potstill.student import CARD
 from potstill.suites.suite import Seen, Suite
-from potstill.transfer.networks import Probe, assistants, networks, runs_of
+from potstill.suites.table import before, table_of
+from potstill.transfer.networks import LONE, Probe, assistants, networks, runs_of
+from potstill.types import Progress
 
-KIND = "evaluation"
 PROBED = 4
 """Images that a network is looked at with."""
 
@@ -35,22 +39,32 @@ class Options:
     methods: tuple[str, ...] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Precision = field(default_factory=Precision)
+    smoke: bool = False
+    """Each suite at its smallest size."""
     talk: Talk = field(default_factory=lambda: Talk(quiet=True))
 
 
-def data_of(run: Path) -> Data:
+def data_of(run: Path, moved: bool = False) -> Data:
     """The data that a run was trained on, from its `recipe.json` (a grid's: of its first pair).
 
-    Raises ValueError for a folder that says nothing of it.
+    Raises ValueError for a folder that says nothing of it, and for images that are not where it says, unless they
+    `moved`: then the caller knows where to.
     """
     for folder, _ in runs_of(run):
         if (said := _recipe(folder).get("data")) is not None:
             known = {item.name for item in fields(Data)}
             values: dict[str, Any] = {name: value for name, value in said.items() if name in known}
             values["root"] = Path(values["root"]) if values.get("root") else None
+            if values["root"] is not None and not moved and not values["root"].exists():
+                raise ValueError(
+                    f"{run} was trained on the images in {values['root']}, which is not there; "
+                    "say where they are: --data.root FOLDER"
+                )
             return Data(**values)
     if not run.is_dir():
         raise ValueError(f"{run}: there is no such folder")
+    if moved:
+        return Data()
     raise ValueError(
         f"{run} has no {runs.RECIPE} that says what it was trained on; give the folder of a run (not of one student), "
         "or the data: --data NAME or --data.root FOLDER"
@@ -63,55 +77,120 @@ def evaluate(
     """Measure every network of a run folder, or of each run of a grid; returns a table for each run.
 
     A table has `teacher` (or None), `assistants`, and `rows`: a method's `mean`, `std` and `values` for each column,
-    with `seeds`. It is written to `<run>/<name>.json`, unless the folder is that of one student. `data` are the run's
-    own when left out.
+    with `seeds`, and the `difference` to the lone student. It is written to `<run>/<name>.json`, unless the folder is
+    that of one student; a network that stands there, measured with the same settings, is not measured again. `data` are
+    the run's own when left out.
 
     Raises:
         ValueError: a folder without a student, unknown methods, and whatever is wrong with data and networks.
     """
     run, options = Path(run), options or Options()
-    asked = [(folder, pair, networks(folder, options.methods, options.talk)) for folder, pair in runs_of(run)]
+    suite = suite.smoke() if options.smoke else suite
+    for folder, _ in runs_of(run):
+        networks(folder, options.methods, Talk(quiet=True))  # before anything is loaded: are they there?
     splits = load(data or data_of(run), quiet=options.talk.quiet)
     train, valid = (split.to(options.device) for split in splits)
+    digests = [train.digest, valid.digest]
     seen = Seen(train, valid, options.device, options.talk)
-    found = []
-    for folder, pair, probes in asked:
-        taught = [probe for probe in probes if probe.teacher]
-        every = [*taught, *assistants(folder), *(probe for probe in probes if not probe.teacher)]
-        with options.talk.counted(name, len(every)) as advance:
-            values = []
-            for probe in every:
-                values.append((probe, _measured(probe, folder, suite, seen, options)))
-                advance()
-        table = _table(name, suite, values, train)
-        table |= {"run": str(folder), "environment": runs.environment()} | ({} if pair is None else {"pair": pair})
-        if not all(probe.alone for probe in every):
-            checkpoint.write_json(folder / f"{name}.json", table)
-        found.append(table)
-    return found
+    return [
+        _Run(name, suite, replace(seen, memory={}), options, folder, pair).measured(digests)
+        for folder, pair in runs_of(run)
+    ]
 
 
-def _measured(probe: Probe, run: Path, suite: Suite, seen: Seen, options: Options) -> dict[str, Any]:
-    predictor = probe.load()
-    if predictor.channels not in (None, seen.train.channels):
-        raise ValueError(
-            f"{probe.folder}: the network takes {predictor.channels} channel(s), the images of {seen.train.name} have "
-            f"{seen.train.channels}"
+@dataclass(frozen=True)
+class _Run:
+    """A suite over one run folder."""
+
+    name: str
+    suite: Suite
+    seen: Seen
+    options: Options
+    folder: Path
+    pair: str | None
+
+    @property
+    def file(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    def measured(self, digests: list[str]) -> dict[str, Any]:
+        """The table, written again after every network: a killed evaluation goes on where it was."""
+        probes = networks(self.folder, (), self.options.talk)
+        taught = next((probe for probe in probes if probe.teacher), None)
+        every = [*filter(None, [taught]), *assistants(self.folder), *(probe for probe in probes if not probe.teacher)]
+        alone = all(probe.alone for probe in every)
+        found: list[tuple[Probe, dict[str, Any]]] = []
+        with ExitStack() as stack:
+            teacher = stack.enter_context(self._live(taught)) if taught else None
+            settings = {
+                "options": asdict(self.suite),
+                "data": digests,
+                "precision": self.options.precision.name,
+                "teacher": teacher and teacher.fingerprint,
+            }
+            known = {} if alone else before(self.file, settings)
+            # What other calls measured stays in the table.
+            every = [probe for probe in every if self._asked(probe) or probe.label in known]
+            begin = stack.enter_context(self.options.talk.bars(len(every)))
+            for place, probe in enumerate(every):
+                ticks = self.suite.ticks(self.seen)
+                tick = _ticking(begin(probe.label, ticks), ticks)
+                seen = replace(self.seen, teacher=teacher, tick=tick)
+                with nullcontext(teacher) if probe.teacher else self._live(probe) as network:
+                    assert network is not None, "a teacher that is probed is loaded"
+                    values = known.get(probe.label)
+                    if values is None or values.get("fingerprint") != network.fingerprint:
+                        values = {"fingerprint": network.fingerprint, **self._values(probe, network, seen)}
+                found.append((probe, values))
+                later = [(other, known[other.label]) for other in every[place + 1 :] if other.label in known]
+                table = self._table([*found, *later], settings)
+                if not alone:
+                    checkpoint.write_json(self.file, table)
+        if not alone:
+            write_markdown(table, self.file.with_suffix(".md"))
+        return table
+
+    def _asked(self, probe: Probe) -> bool:
+        return probe.role != LONE or not self.options.methods or probe.method in self.options.methods
+
+    def _values(self, probe: Probe, network: Network, seen: Seen) -> dict[str, Any]:
+        if self.suite.classifies and not probe.classifies:
+            return dict.fromkeys(self.suite.columns())
+        return dict(self.suite.measure(network, seen))
+
+    def _table(self, found: Sequence[tuple[Probe, dict[str, Any]]], settings: dict[str, Any]) -> dict[str, Any]:
+        table = table_of(self.name, self.suite, found, self.seen.train.name, settings)
+        table |= {"run": str(self.folder), "environment": runs.environment()}
+        return table if self.pair is None else {**table, "pair": self.pair}
+
+    @contextmanager
+    def _live(self, probe: Probe) -> Iterator[Network]:
+        train = self.seen.train
+        predictor = probe.load()
+        if predictor.channels not in (None, train.channels):
+            raise ValueError(
+                f"{probe.folder}: the network takes {predictor.channels} channel(s), the images of {train.name} have "
+                f"{train.channels}"
+            )
+        preprocess = predictor.preprocess or Preprocess.of(train)
+        if probe.teacher and not (probe.folder / CARD).is_file():  # loaded from elsewhere, as its recipe says
+            preprocess = _said(_recipe(self.folder).get("teacher") or {}, train)
+        live = source(
+            predictor.model,
+            first(train, PROBED, self.options.device),
+            trained=False,
+            preprocess=preprocess,
+            precision=self.options.precision,
         )
-    preprocess = predictor.preprocess or Preprocess.of(seen.train)
-    if probe.teacher and not (probe.folder / CARD).is_file():  # loaded from elsewhere, as its recipe says
-        preprocess = _said(_recipe(run).get("teacher") or {}, seen.train)
-    live = source(
-        predictor.model,
-        first(seen.train, PROBED, options.device),
-        trained=False,
-        preprocess=preprocess,
-        precision=options.precision,
-    )
-    try:
-        return dict(suite.measure(live, seen))
-    finally:
-        live.close()
+        try:
+            yield live
+        finally:
+            live.close()
+
+
+def _ticking(show: Callable[[Progress], None], total: int) -> Callable[[], None]:
+    done = count(1)
+    return lambda: show(Progress(next(done), 0, total))
 
 
 def _said(spec: dict[str, Any], train: Split) -> Preprocess:
@@ -121,47 +200,6 @@ def _said(spec: dict[str, Any], train: Split) -> Preprocess:
     if spec.get("mean") is not None:
         usual = replace(usual, mean=tuple(spec["mean"]), std=tuple(spec["std"]))
     return replace(usual, size=spec.get("size"), label_map=label_map)
-
-
-def _table(name: str, suite: Suite, found: Sequence[tuple[Probe, dict[str, Any]]], train: Split) -> dict[str, Any]:
-    columns = dict(suite.columns())
-    rows: dict[str, list[tuple[Probe, dict[str, Any]]]] = {}
-    for probe, values in found:
-        if probe.role == "student":
-            rows.setdefault(probe.method, []).append((probe, values))
-    teacher, others = (
-        [{"name": probe.label, "model": probe.model, **values} for probe, values in found if probe.role == role]
-        for role in ("teacher", "assistant")
-    )
-    return {
-        "kind": KIND,
-        "suite": name,
-        "title": suite.title,
-        "options": {"suite": name, **asdict(suite)},
-        "dataset": train.name,
-        "columns": columns,
-        "teacher": next(iter(teacher), None),
-        "assistants": others,
-        "rows": [_row(method, group, columns) for method, group in rows.items()],
-        "notes": list(suite.notes()),
-    }
-
-
-def _row(method: str, group: Sequence[tuple[Probe, dict[str, Any]]], columns: dict[str, str]) -> dict[str, Any]:
-    mean, std = {}, {}
-    for key in columns:
-        known = [values[key] for _, values in group if values.get(key) is not None]
-        mean[key], std[key] = mean_std(known) if known else (None, None)
-    return {
-        "method": method,
-        "expansion": group[0][0].expansion,
-        "n": len(group),
-        "seeds": [probe.seed for probe, _ in group],
-        "mean": mean,
-        "std": std,
-        "values": [values for _, values in group],
-        "folders": [probe.relative for probe, _ in group],
-    }
 
 
 def _recipe(run: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Probe:
     teacher: bool = False
     alone: bool = False
     assistant: bool = False
+    classifies: bool = True
 
     @property
     def label(self) -> str:
@@ -88,6 +89,7 @@ def networks(run: Path, methods: Sequence[str], talk: Talk) -> list[Probe]:
                 relative=folder.relative_to(run).as_posix(),
                 expansion=card.get("expansion", ""),
                 teacher_free=cell.get("teacher_free", False),
+                classifies=cell.get("classifies", True),
             )
             found.append(probe)
     teacher = _teacher(run, next(iter(cards.values())), min(probe.seed for probe in found), talk)
@@ -104,7 +106,8 @@ def assistants(run: Path) -> list[Probe]:
             model, expansion = _model(card), card.get("expansion", "")
             loading = partial(load, folder)
             seed = card.get("seed") or 0
-            found.append(Probe(folder.name, seed, folder, loading, model, folder.name, expansion, assistant=True))
+            probe = Probe(folder.name, seed, folder, loading, model, folder.name, expansion, assistant=True)
+            found.append(replace(probe, classifies=card.get("top1", 0) is not None))
     return found
 
 

@@ -30,7 +30,7 @@ def nothing_cached(cache):
 
 
 def test_names():
-    refuses(Data("cifar10"), "cifar10", "did you mean 'cifar100'?")
+    refuses(Data("cifar1000"), "did you mean 'cifar100'")
     refuses(Data(""), "--data.root", "digits")
     refuses(Data(size=0), "size must be at least 1")
 

@@ -10,7 +10,11 @@ import pytest
 from grid_case import make_grid
 from PIL import Image
 
+from potstill.evaluation.corruptions import CORRUPTIONS
 from potstill.evaluation.summary import Cell, summarise
+from potstill.suites.robustness import RobustnessSuite
+from potstill.suites.table import table_of
+from potstill.transfer.networks import Probe
 
 METHODS = {
     "student": ("ce:1", 0.0, 76.0),
@@ -55,6 +59,24 @@ def write_cell(folder, rng, expansion, top1, agreement, epochs):
     (folder / "examples.json").write_text(json.dumps({"items": items}))
 
 
+def write_robustness(run, cells):
+    """What `potstill evaluate --suite robustness` would have written, with made-up numbers."""
+    rng, suite = np.random.default_rng(1), RobustnessSuite()
+
+    def values(top1):
+        found = {key: float(rng.uniform(0.1, 1)) for key in suite.columns()}
+        for place, epsilon in enumerate(suite.epsilons):
+            found |= {f"fgsm_{epsilon}": top1 - 9 * place - 9, f"pgd_{epsilon}": top1 - 12 * place - 12}
+        levels = {name: [top1 - 4 * s + float(rng.normal(0, 2)) for s in range(5)] for name in CORRUPTIONS}
+        return found | {"clean": top1, "corrupted": top1 - 8, "corruptions": levels}
+
+    found = [(Probe("teacher", 0, run, None, "resnet32x4", teacher=True), values(79.4))]
+    found += [
+        (Probe(cell.method, cell.seed, run / cell.folder, None, "resnet8x4"), values(cell.top1)) for cell in cells
+    ]
+    (run / "robustness.json").write_text(json.dumps(table_of("robustness", suite, found, "digits", {})))
+
+
 def make_run(run, seeds=5, epochs=30):
     rng = np.random.default_rng(0)
     shared = rng.normal(70.0, 0.4, seeds)
@@ -74,6 +96,7 @@ def make_run(run, seeds=5, epochs=30):
         notes=["A note with <b>markup</b> & an ampersand."],
     )
     (run / "summary.json").write_text(json.dumps(summary))
+    write_robustness(run, cells)
     environment = {"commit": "0123abc", "torch": "2.13.0", "python": "3.11"}
     recipe = {"name": "demo", "optimizer": {"lr": 0.05, "nesterov": True}, "terms": [{"weight": 1.0}]}
     (run / "recipe.json").write_text(json.dumps({**recipe, "environment": environment}))

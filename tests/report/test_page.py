@@ -80,7 +80,7 @@ def test_every_section(page, finished):
 def test_specs_have_their_places(page, finished):
     places = {attributes.get("id") for _, attributes in page.tags}
     wanted = [a["data-for"] for tag, a in page.tags if tag == "script" and "data-for" in a]
-    assert len(page.specs) == len(wanted) == 4 + len(finished[1]["rows"])
+    assert len(page.specs) == len(wanted) == 8 + len(finished[1]["rows"])  # four of them on robustness
     assert set(wanted) <= places
     for spec in page.specs:
         assert "vega-lite" in spec["$schema"]

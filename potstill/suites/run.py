@@ -89,6 +89,10 @@ def evaluate(
     for folder, _ in runs_of(run):
         networks(folder, options.methods, Talk(quiet=True))  # before anything is loaded: are they there?
     splits = load(data or data_of(run), quiet=options.talk.quiet)
+    if not splits[1].labelled:
+        raise ValueError(
+            f"{splits[1].name} has no labels, and a suite judges by labels; name labelled data with --data"
+        )
     train, valid = (split.to(options.device) for split in splits)
     digests = [train.digest, valid.digest]
     seen = Seen(train, valid, options.device, options.talk)

@@ -122,6 +122,11 @@ def test_the_report_is_written_again(run):
     assert "t-SNE" not in re.sub(r"<script.*?</script>", "", before, flags=re.DOTALL)
 
 
+def test_a_suite_is_not_run_on_data_without_labels(run, capsys):
+    assert main(["evaluate", str(run), "--suite", "retrieval", "--quiet"]) == 1
+    assert "has no labels, and a suite judges by labels" in capsys.readouterr().err
+
+
 def test_embed_gives_what_the_run_kept(run, photos):
     folder = run / METHODS[1] / "seed0"
     student = potstill.load(folder)

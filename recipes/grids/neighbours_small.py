@@ -2,8 +2,8 @@
 
 The data, the teacher and the student are those of cpu_small: 20 superclasses of CIFAR-100, the first 10,000 training
 images at 16x16 pixels, ResNet-20 (30 epochs) to ResNet-8; students train for 3 epochs, three seeds, and are tested on
-5,000 images. Between the two stands a ResNet-14, taught by the ResNet-20 for 8 epochs. Each system stands beside KD, the
-lone student and its own shuffled teacher.
+5,000 images. Between the two stands a ResNet-14, taught by the ResNet-20 for 8 epochs. Each system stands beside KD,
+the lone student and its own shuffled teacher.
 
     potstill bench neighbours_small --data.root CIFAR100 --jobs 2
 

@@ -31,6 +31,8 @@ def test_every_method_of_a_recipe_takes_two_steps(path, tmp_path):
     made, _ = recipe(path, smoke=True)
     augment = "crop-flip" if made.data.augment == "resized-crop-flip" else made.data.augment
     made = replace(made, data=replace(made.data, augment=augment), fit=replace(made.fit, epochs=1, batch_size=4))
+    if made.teacher.budget is not None:
+        made = replace(made, teacher=replace(made.teacher, budget=ROWS))
     options = Options(tmp_path, torch.device("cpu"), Talk(quiet=True))
     made, methods = checked(made, options)
     images = noise(made.data.name)

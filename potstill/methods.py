@@ -85,7 +85,7 @@ class Method:
         """Whether something trains the student's answer: a student that learns features alone has a classifier that
         stays as it was drawn.
         """
-        if self.adapts:
+        if self.adapts or any(scheme.classifies for scheme in self.schemes):
             return True
         left = [term.addresses[0] for stage in self.stages for term in stage.terms]
         return any(side is not None and side.source == "student" and "output" in side.taps for side in left)

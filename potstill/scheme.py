@@ -71,6 +71,8 @@ class Scheme:
     """It listens to the recipe's teacher, whether or not a term names it."""
     needs_labels: ClassVar[bool] = False
     """Its sources or its examples are made with labels, whatever its terms need."""
+    classifies: ClassVar[bool] = False
+    """Its losses train the student's classifier, though none is written on `student:output`."""
     example: ClassVar[str] = ""
     """How it is written where the bare name does not stand alone."""
     modifies: ClassVar[bool] = False

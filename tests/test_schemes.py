@@ -92,6 +92,11 @@ def test_mutual_learning_is_its_formula():
         torch.testing.assert_close(weight.grad, expected)
 
 
+def test_only_features_alone_leave_the_classifier_as_it_was_drawn():
+    untaught = {name for name, kind in SCHEMES.items() if not parse(kind.example or name).classifies}
+    assert untaught == {"hkd"}
+
+
 @pytest.mark.parametrize("name", SCHEMES)
 def test_every_scheme_is_documented_and_cited(name):
     kind = SCHEMES[name]

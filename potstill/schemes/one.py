@@ -61,6 +61,7 @@ class ONE(Scheme):
         "Lan, Zhu, Gong: Knowledge Distillation by On-the-Fly Native Ensemble. NeurIPS 2018. arXiv:1806.04606"
     )
     matches: ClassVar[str] = "logits"
+    classifies: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from potstill.data import Data
-from potstill.recipe import Fit, Network, Recipe
+from potstill.recipe import Assistant, Fit, Network, Recipe
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 """Of CIFAR-100 as RepDistiller writes them, not as measured on the data."""
@@ -64,3 +65,49 @@ def compared(dkd_beta: float, *, fsp: bool) -> tuple[str, ...]:
     thirteen = (name for name in THIRTEEN if fsp or name != "fsp")
     own = ("icd", "icd+kd", "rrd", "rrd+kd", "crd+kd")
     return ("student", *thirteen, *own, f"dkd=dkd(beta={dkd_beta:g})", "dist")
+
+
+def information_flow(
+    data: str,
+    title: str,
+    methods: Sequence[str],
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    smoke: bool = False,
+) -> Recipe:
+    """HKD's pipeline for 32x32 images: ResNet-18 teaches CNN-1-A, which learnt from labels first, and that CNN-1.
+
+    Adam at 1e-3, batch 128: 50 epochs, and for the networks that teach some more at a tenth of the rate. Smoke: 640
+    images, 1 epoch, CNN-1-A as the teacher.
+
+    Source: Passalis, Tzelepi, Tefas: Heterogeneous Knowledge Distillation using Information Flow Modeling. CVPR 2020.
+    arXiv:2005.00727, and its code.
+    """
+    adam = Fit(batch_size=128, optimizer="adamw", lr=1e-3, weight_decay=0.0, schedule="constant", drop_last=False)
+
+    def network(name: str) -> Network:
+        return Network(name, mean=mean, std=std)
+
+    def fit(epochs: int, last: int = 0) -> Fit:
+        """`last` more epochs at a tenth of the rate."""
+        if smoke:
+            return replace(adam, epochs=1)
+        falls = {"schedule": "milestones", "milestones": (epochs / (epochs + last),)} if last else {}
+        return replace(adam, epochs=epochs + last, **falls)
+
+    auxiliary = network("cnn1_a")
+    return Recipe(
+        title=title,
+        data=Data(name=data, train_rows=640 if smoke else None, valid_rows=200 if smoke else None),
+        teacher=auxiliary if smoke else network("preact_resnet18_cifar"),
+        student=network("cnn1"),
+        assistants=(
+            Assistant("by_labels", auxiliary, "student", fit=fit(50, 30)),
+            Assistant("auxiliary", auxiliary, "ce:0+info_flow", start="by_labels", fit=fit(30, 10)),
+        ),
+        methods=tuple(methods),
+        seeds=1,
+        fit=fit(50),
+        teacher_fit=fit(50, 30),
+    )

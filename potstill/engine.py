@@ -52,6 +52,7 @@ class Engine:
         self.device, self.folder, self.callbacks = torch.device(device), folder, list(callbacks)
         self.evaluate, self.on_step = evaluate, on_step
         self.system = System(task, sources, list(terms), seed)
+        self.followers = [source for source in self.sources.values() if isinstance(source, Follows)]
         student = self.sources["student"]
         precision = getattr(student, "precision", None)
         if precision is not None:
@@ -153,9 +154,8 @@ class Engine:
             self.held.clip(self.fit.clip)
         self.optimizer.step()
         self.held.follow()
-        for source in self.sources.values():
-            if isinstance(source, Follows):
-                source.follow()
+        for source in self.followers:
+            source.follow()
         self.step += 1
         self.counted += 1
         if self.on_step is not None:

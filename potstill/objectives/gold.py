@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -13,7 +14,6 @@ from potstill.types import Objective
 
 EPS = 1e-8
 """The least probability of an actual token that enters a product (TRL's)."""
-MERGES = ("bayesian", "observed")
 
 
 class GOLD(Objective):
@@ -29,8 +29,8 @@ class GOLD(Objective):
     $$L_g = w \, JSD_\beta(\tilde P \| \tilde Q) + (1 - w) \sum_{i \notin M} |\tilde p_{(i),g} - \tilde q_{(i),g}|,$$
 
     with $w$ the share of the teacher's vocabulary that is matched, or both weights as given. Merged rows do not sum to
-    one; at the ends of $\beta$ the difference of the masses is added (the I-divergence, which is not negative).
-    A group's loss stands at its last student token, such that a sample's mean over its tokens is its mean over groups.
+    one; at the ends of $\beta$ the difference of masses is added (I-divergence). A group's loss stands at its last
+    student token, such that a sample's mean over its tokens is its mean over groups.
 
     Shapes: logits `[B, R, V]` of the student and `[B, Q, W]` of the teacher; `label`, `group` and `mask` `[B, R]`,
     `teacher_label` and `teacher_group` `[B, Q]`: actual tokens, and the numbers of their groups, ascending from 0, -1
@@ -40,12 +40,14 @@ class GOLD(Objective):
     Defaults: `beta=0.5`, `temperature=1`, `hybrid=False`, no label term: TRL's.
 
     Where we differ: TRL takes `observed` by default and an answer slice that is one position late with it; `bayesian`
-    is the one whose rows belong together. `EPS` bounds the probabilities of actual tokens alone, as there. No golden;
-    tests compare it with its formula, and with `jsd` where both sides have one tokenizer.
+    is the one whose rows belong together. `EPS` bounds the probabilities of actual tokens alone, as there. No golden.
 
     Raises ValueError for an unknown merge, a beta outside [0, 1], a single weight, and `hybrid` without common tokens.
     """
 
+    common: Tensor
+    mine: Tensor
+    theirs: Tensor
     needs = ("mask", "label", "group", "teacher_label", "teacher_group")
     matches = "logits"
     weight_from = "TRL"
@@ -68,38 +70,34 @@ class GOLD(Objective):
         unmatched_weight: float | None = None,
     ):
         super().__init__()
-        if merge not in MERGES:
-            raise ValueError(f"GOLD: merge is {' or '.join(map(repr, MERGES))}, got {merge!r}")
-        if not 0 <= beta <= 1 or temperature <= 0:
-            raise ValueError(f"GOLD: expected beta in [0, 1] and a temperature above 0, got {beta} and {temperature}")
+        if merge not in ("bayesian", "observed") or not 0 <= beta <= 1 or temperature <= 0:
+            wanted = "merge 'bayesian' or 'observed', beta in [0, 1], temperature above 0"
+            raise ValueError(f"GOLD: expected {wanted}; got {merge!r}, {beta} and {temperature}")
         if (matched_weight is None) != (unmatched_weight is None):
             raise ValueError("GOLD: give both matched_weight and unmatched_weight, or none of them")
         self.hybrid, self.bayesian, self.beta, self.temperature = hybrid, merge == "bayesian", beta, temperature
         if hybrid:
-            self._match(vocabularies, matched)
-            share = self.common.shape[1] / vocabularies[1]
-            self.weights = (share, 1 - share) if matched_weight is None else (matched_weight, unmatched_weight)
+            share = self._match(vocabularies, matched)
+            given = matched_weight is not None and unmatched_weight is not None
+            self.weights = (matched_weight, unmatched_weight) if given else (share, 1 - share)
 
-    def _match(self, vocabularies: tuple[int, int], matched: Tensor | None) -> None:
-        """Which columns of both sides are compared by name, and which are left (on the host, once)."""
+    def _match(self, vocabularies: tuple[int, int], matched: Tensor | None) -> float:
+        """The columns of both sides that are compared by name, and those left; the share of the teacher's."""
         if matched is None:
-            raise ValueError(
-                "GOLD: hybrid compares tokens that both vocabularies have; give matched=[2, M], their ids (see "
-                "potstill.language.pieces.matched), or take hybrid=False"
-            )
+            raise ValueError("GOLD: hybrid needs matched [2, M], ids of common tokens (language.pieces.matched)")
         for side, size in zip(matched, vocabularies, strict=True):
             if len(side) and not 0 <= int(side.min()) <= int(side.max()) < size:
                 raise ValueError(f"GOLD: matched names token {int(side.max())}, and a side answers with {size} logits")
         self.register_buffer("common", matched.clone(), persistent=False)
-        for name, side, size in zip(("mine", "theirs"), matched, vocabularies, strict=True):
-            left = torch.ones(size, dtype=torch.bool).index_fill(0, side.cpu(), False)
-            self.register_buffer(name, left.nonzero().flatten().to(side.device), persistent=False)
+        for name, side, size in zip(("mine", "theirs"), matched.cpu(), vocabularies, strict=True):
+            left = torch.ones(size, dtype=torch.bool).index_fill(0, side, False)
+            self.register_buffer(name, left.nonzero().flatten(), persistent=False)
+        return matched.shape[1] / vocabularies[1]
 
     @classmethod
     def sized(cls, student, teacher, data, modules, **kw):
-        for name, side in (("student", student), ("teacher", teacher)):
-            if side.ndim != 3:
-                raise ValueError(f"GOLD: the {name} answers with shape {list(side.shape)}; expected [B, R, V]")
+        if student.ndim != 3 or teacher.ndim != 3:
+            raise ValueError(f"GOLD: expected logits [B, R, V]; got {list(student.shape)} and {list(teacher.shape)}")
         return cls((student.shape[-1], teacher.shape[-1]), **{"matched": data.matched, **kw})
 
     def forward(
@@ -138,17 +136,15 @@ class GOLD(Objective):
         """From logarithms of merged rows: the teacher's, then the student's."""
         if not self.hybrid:
             return sorted_l1(p.exp(), q.exp())
-        named_q, named_p = q.index_select(2, self.common[0]), p.index_select(2, self.common[1])
-        named = jsd(named_p, named_q, self.beta)
+        common_q, common_p = q.index_select(2, self.common[0]), p.index_select(2, self.common[1])
+        named = jsd(common_p, common_q, self.beta)
         if self.beta in (0, 1):
-            excess = (named_q.exp() - named_p.exp()).sum(2)
-            named = named - excess if self.beta else named + excess
+            named = named + (1 - 2 * self.beta) * (common_q.exp() - common_p.exp()).sum(2)
         rest = sorted_l1(p.index_select(2, self.theirs).exp(), q.index_select(2, self.mine).exp())
         return self.weights[0] * named + self.weights[1] * rest
 
 
 def _edges(group: Int64[Tensor, "B R"], last: bool) -> Bool[Tensor, "B R"]:
     """Which tokens are the last (or the first) of their group."""
-    other = group.new_full((len(group), 1), -1)
-    neighbour = torch.cat([group[:, 1:], other] if last else [other, group[:, :-1]], 1)
+    neighbour = F.pad(group[:, 1:], (0, 1), value=-1) if last else F.pad(group[:, :-1], (1, 0), value=-1)
     return (group >= 0) & (group != neighbour)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.functional import at_least_float32
+from potstill.language.vocabulary import narrowed
 from potstill.lazy import LOGITS
 from potstill.types import (
     MAIN,
@@ -54,8 +55,8 @@ class Language:
 
     `sequences` writes the response that is learnt from, in place of the data set's. The answer is the logits
     `[B, R, V]` of the response's tokens alone, with `lazy` as `LazyLogits`; where a view has no "at", of all tokens
-    `[B, L, V]`. `vocabulary` is how many tokens there are: columns beyond are padding and are left out. `judge` scores
-    what a network writes, in `evaluate`.
+    `[B, L, V]`. `vocabulary` is how many tokens there are (or how many in which view, where two tokenizers
+    meet): columns beyond are padding and are left out. `judge` scores what a network writes, in `evaluate`.
     """
 
     combine_scope: Literal["unit", "batch"] = "unit"
@@ -63,7 +64,12 @@ class Language:
     steps_per_batch = 1
 
     def __init__(
-        self, sequences: Any = None, *, lazy: bool = True, vocabulary: int | None = None, judge: Judge | None = None
+        self,
+        sequences: Any = None,
+        *,
+        lazy: bool = True,
+        vocabulary: int | Mapping[str, int] | None = None,
+        judge: Judge | None = None,
     ):
         self.sequences, self.lazy, self.vocabulary, self.judge = sequences, lazy, vocabulary, judge
 
@@ -80,19 +86,14 @@ class Language:
         at = seen.extras.get("at")
         head = causal.get_output_embeddings() if self.lazy else None
         if head is None:
-            return self._real(_taken(causal(**inputs).logits, at))
+            return self._real(_taken(causal(**inputs).logits, at), view)
         hidden = _taken(causal.base_model(**inputs).last_hidden_state, at)
-        return self._real(LazyLogits(hidden, head.weight, head.bias))
+        return self._real(LazyLogits(hidden, head.weight, head.bias), view)
 
-    def _real(self, answer: Answer) -> Answer:
+    def _real(self, answer: Answer, view: str) -> Answer:
         """Without the columns that no token has."""
         count = self.vocabulary
-        if count is None:
-            return answer
-        if isinstance(answer, Tensor):
-            return answer[..., :count]
-        bias = None if answer.bias is None else answer.bias[:count]
-        return LazyLogits(answer.hidden, answer.weight[:count], bias)
+        return narrowed(answer, count.get(view) if isinstance(count, Mapping) else count)
 
     def combine(self, outputs: SourceOutputs, batch: Batch) -> SourceOutputs:
         return outputs

@@ -5,6 +5,7 @@ Letters in shapes: B samples, R tokens of the response by the student's tokenize
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -47,6 +48,12 @@ class CrossTokenizer:
         self.vocabulary: Mapping[str, int] = {MAIN: real(student_tokenizer), TEACHER: real(teacher_tokenizer)}
         """How many logits of each view are tokens."""
         self._tokens, self._grouped = 0, 0
+
+    def around(self, sequences: Sequences) -> CrossTokenizer:
+        """The same for responses that somebody else writes."""
+        other = copy.copy(self)
+        other.sequences = sequences
+        return other
 
     def info(self, data: DataInfo) -> DataInfo:
         """With the tokens that both vocabularies have, for `gold(hybrid=True)`."""

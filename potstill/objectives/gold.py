@@ -1,7 +1,5 @@
 """GOLD: general online logit distillation, between two tokenizers by the bytes that their tokens cover (2025)."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -50,6 +48,7 @@ class GOLD(Objective):
     theirs: Tensor
     needs = ("mask", "label", "group", "teacher_label", "teacher_group")
     matches = "logits"
+    wants = "texts cut by two tokenizers (potstill.language.crossing)"
     weight_from = "TRL"
     default_taps = ("output", "teacher:output@teacher")
     paper_terms = "ce:0+gold:1"

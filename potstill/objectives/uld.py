@@ -37,6 +37,7 @@ class ULD(Objective):
 
     needs = ("mask", "teacher_mask")
     matches = "logits"
+    wants = "texts cut by two tokenizers (potstill.language.crossing)"
     default_weight = 1.5
     weight_from = "the authors' code"
     default_taps = ("output", "teacher:output@teacher")

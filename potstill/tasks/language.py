@@ -55,9 +55,10 @@ class Language:
 
     `sequences` writes the response that is learnt from, in place of the data set's. The answer is the logits
     `[B, R, V]` of the response's tokens alone, with `lazy` as `LazyLogits`; where a view has no "at", of all tokens
-    `[B, L, V]`. `vocabulary` is how many tokens there are (in which view, where two tokenizers meet): columns beyond are
-    padding and are left out. `judge` scores what a network writes, in `evaluate`. `ends` are the tokens that end a text, and `longest` how many tokens the data's
-    longest response has: what a scheme that writes needs to know. `passes` optimizer steps are taken on every batch.
+    `[B, L, V]`. `vocabulary` is how many tokens there are (by view, where two tokenizers meet): columns beyond are
+    padding and are left out. `judge` scores what a network writes, in `evaluate`. `ends` are the tokens that end a
+    text, and `longest` how many tokens the data's longest response has: what a scheme that writes needs to know.
+    `passes` optimizer steps are taken on every batch.
     """
 
     combine_scope: Literal["unit", "batch"] = "unit"
@@ -81,7 +82,12 @@ class Language:
         """The same kind of example, with responses that somebody else writes."""
         around = getattr(self.sequences, "around", None)  # of two tokenizers: whoever writes, both sides read it
         sequences = sequences if around is None else around(sequences)
-        same = {"lazy": self.lazy, "vocabulary": self.vocabulary, "ends": self.ends, "longest": self.longest}
+        same: dict[str, Any] = {
+            "lazy": self.lazy,
+            "vocabulary": self.vocabulary,
+            "ends": self.ends,
+            "longest": self.longest,
+        }
         return Language(sequences, **same, passes=passes)
 
     def prepare(self, batch: Batch, sources: Mapping[str, Source], progress: Progress, seed: int) -> Iterable[Batch]:

@@ -80,7 +80,7 @@ class Encoded:
             raise ValueError(f"{len(responses)} responses and {len(texts)} texts for {len(self)} prompts")
         count = np.array([len(one) for one in responses], dtype=np.int64)
         if len(empty := np.flatnonzero(count == 0)):
-            raise ValueError(f"{self.texts.places[empty[0]]}: the new response has no token ({len(empty)} such)")
+            raise ValueError(f"{self.texts.place(empty[0])}: the new response has no token ({len(empty)} such)")
         flat = np.fromiter(chain.from_iterable(responses), np.int32, int(count.sum()))
         tokens, offsets = _woven(
             [(self.tokens, self.offsets[:-1], self.prompts), (flat, np.cumsum(count) - count, count)]
@@ -199,7 +199,7 @@ def _check_tokens(texts: Texts, count: np.ndarray, what: str, why: str) -> None:
     if len(empty := np.flatnonzero(count == 0)):
         text = (texts.prompts if what == "prompt" else texts.responses or [])[empty[0]]
         raise ValueError(
-            f"{texts.places[empty[0]]}: the {what} {text[:40]!r} has no token ({len(empty)} such of {len(texts)}), "
+            f"{texts.place(empty[0])}: the {what} {text[:40]!r} has no token ({len(empty)} such of {len(texts)}), "
             f"{why}; change it, or take the row out"
         )
 
@@ -226,9 +226,9 @@ def _lengths(
             [f"the {context} tokens that the network reads"] if context else []
         )
         raise ValueError(
-            f"{texts.places[row]}: a prompt of {prompts[row]:,} and a response of {responses[row]:,} tokens are longer "
-            f"than {' and '.join(limits)} allow ({long.sum():,} such of {len(texts):,}); set data.too_long to drop (leave "
-            "them out) or cut (keep the end of prompts and the beginning of responses)"
+            f"{texts.place(row)}: a prompt of {prompts[row]:,} and a response of {responses[row]:,} tokens are longer "
+            f"than {' and '.join(limits)} allow ({long.sum():,} such of {len(texts):,}); set data.too_long to drop "
+            "(leave them out) or cut (keep the end of prompts and the beginning of responses)"
         )
     about = f"{texts.name} {texts.split}: {long.sum():,} of {len(texts):,} texts are too long"
     if spec.too_long == "drop":

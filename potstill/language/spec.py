@@ -19,8 +19,8 @@ class Text:
     """Which prompts and responses to learn from, and how to read them.
 
     What is left out of a data set that is known by name is filled in: its templates, its measures. In templates
-    `{column}` is a column of the data, `{{` a brace, and the two characters backslash and n are a newline (which is hard
-    to type in a shell). Prompt and response are tokenised apart and put together, with nothing between them, so a
+    `{column}` is a column of the data, `{{` a brace, and the two characters backslash and n are a newline (which is
+    hard to type in a shell). Prompt and response are tokenised apart and put together, with nothing between them, so a
     prompt should end with what separates the two. Prompts are cut on the left, responses on the right.
     """
 

@@ -106,7 +106,7 @@ def one_file(path: Path) -> Table:
         names, rows = tuple(file.schema_arrow.names), file.metadata.num_rows
     return Table(
         names,
-        lambda name: reading(path, lambda: pq.read_table(path, columns=[name]).column(0).to_pylist()),
+        lambda name: reading(path, lambda: pq.ParquetFile(path).read([name]).column(0).to_pylist()),
         (str(path),),
         np.zeros(1, np.int64),
         rows,

@@ -24,8 +24,7 @@ class Texts:
     """One split as strings.
 
     `responses` is None where there are prompts only; what an example is scored against are its `references`, one or
-    several. `places` say where each example stands in the data, for messages; `notes` are sentences that a user should
-    see.
+    several. `where(rows[i])` says where example i stands in the data; `notes` are sentences that a user should see.
     """
 
     prompts: list[str] = field(repr=False)
@@ -33,7 +32,8 @@ class Texts:
     references: list[list[str]] = field(repr=False)
     name: str
     split: str
-    places: list[str] = field(repr=False)
+    rows: np.ndarray = field(repr=False)
+    where: Callable[[int], str] = field(repr=False)
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -47,6 +47,10 @@ class Texts:
             digest.update(json.dumps(part).encode())
         return digest.hexdigest()
 
+    def place(self, index: int | np.integer) -> str:
+        """Where an example stands in the data, in words."""
+        return self.where(int(self.rows[index]))
+
     def take(self, rows: Sequence[int] | np.ndarray) -> Texts:
         """Only these examples, in this order."""
         rows = np.asarray(rows).tolist()
@@ -55,7 +59,7 @@ class Texts:
             prompts=[self.prompts[row] for row in rows],
             responses=None if self.responses is None else [self.responses[row] for row in rows],
             references=[self.references[row] for row in rows],
-            places=[self.places[row] for row in rows],
+            rows=self.rows[rows],
         )
 
 
@@ -107,8 +111,8 @@ def _split(spec: Text, there: Mapping[str, Callable[[], Table]], split: str, tok
 def _texts(spec: Text, table: Table, split: str, tokenizer: Any, answered: bool = True) -> Texts:
     prompts, responses = written(table, spec, tokenizer, answered)
     references = [[] for _ in prompts] if responses is None else [[response] for response in responses]
-    places = [table.where(row) for row in range(len(table))]
-    return _without_empty(Texts(prompts, responses, references, spec.title, split, places), spec)
+    texts = Texts(prompts, responses, references, spec.title, split, np.arange(len(table)), table.where)
+    return _without_empty(texts, spec)
 
 
 def _without_empty(texts: Texts, spec: Text) -> Texts:
@@ -120,7 +124,7 @@ def _without_empty(texts: Texts, spec: Text) -> Texts:
     if not spec.skip_empty:
         what = next(what for what, rows in empty.items() if gone[0] in rows)
         raise ValueError(
-            f"{texts.places[gone[0]]}: the {what} is empty ({len(gone)} such rows of {len(texts)}); fill it, or "
+            f"{texts.place(gone[0])}: the {what} is empty ({len(gone)} such rows of {len(texts)}); fill it, or "
             "leave such rows out with --data.skip_empty"
         )
     if len(gone) == len(texts):
@@ -172,6 +176,13 @@ def _first(texts: Texts, rows: int | None) -> Texts:
 def _with_extra(texts: Texts, spec: Text, tokenizer: Any) -> Texts:
     more = [_texts(spec, one_file(path.expanduser()), "extra", tokenizer, answered=False) for path in spec.extra]
     prompts = [*texts.prompts, *(prompt for one in more for prompt in one.prompts)]
+    # Rows of all files are numbered one after the other.
+    all_of, before = [texts, *more], np.cumsum([0, *(int(one.rows.max()) + 1 for one in (texts, *more))])
+
+    def where(row: int) -> str:
+        part = int(np.searchsorted(before, row, "right")) - 1
+        return all_of[part].where(row - int(before[part]))
+
     note = (
         f"{len(prompts) - len(texts):,} further prompts without responses: the training data counts as prompts only, "
         "for texts that networks write"
@@ -181,6 +192,7 @@ def _with_extra(texts: Texts, spec: Text, tokenizer: Any) -> Texts:
         prompts=prompts,
         responses=None,
         references=[[] for _ in prompts],
-        places=[*texts.places, *(place for one in more for place in one.places)],
+        rows=np.concatenate([one.rows + start for one, start in zip(all_of, before[:-1], strict=True)]),
+        where=where,
         notes=(*texts.notes, *(note for one in more for note in one.notes), note),
     )

@@ -1,0 +1,1 @@
+"""Language: text, tokenizers, causal models, and who writes the sequences that are taught on."""

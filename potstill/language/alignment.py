@@ -145,7 +145,7 @@ class Cutter:
         return texts, ended, Cut(ids, mask, spread[0], spread[1].bool())
 
     def _plain(self, texts: Sequence[str]) -> list[np.ndarray]:
-        found = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        found = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return [np.asarray(row, dtype=np.int64) for row in found]
 
     def _offsets(self, texts: list[str]) -> list[np.ndarray]:

@@ -119,7 +119,9 @@ def left_aligned(prompt: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return tokens.masked_fill(places >= length[:, None], 0), length
 
 
-def checked_prompt(prompt: Tensor, mask: Tensor, new: int, networks: dict[str, nn.Module]) -> tuple[Tensor, Tensor, int]:
+def checked_prompt(
+    prompt: Tensor, mask: Tensor, new: int, networks: dict[str, nn.Module]
+) -> tuple[Tensor, Tensor, int]:
     """`left_aligned` prompts, their lengths and the longest one, after the checks that sampling makes (one sync).
 
     Raises:

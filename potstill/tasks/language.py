@@ -52,12 +52,12 @@ class TextEvaluation:
 class Language:
     """Texts of a prompt and a response, for causal language models of transformers.
 
-    `sequences` writes the response that is learnt from, in place of the data set's. The answer is the logits
-    `[B, R, V]` of the response's tokens alone, with `lazy` as `LazyLogits`; where a view has no "at", of all tokens
-    `[B, L, V]`. `vocabulary` is how many tokens there are: columns beyond are padding and are left out. `judge` scores
-    what a network writes, in `evaluate`. `ends` are the tokens that end a text, and `longest` how many tokens the data's
-    longest response has: what a scheme that writes needs to know. `passes` optimizer steps are taken on every batch.
-    """
+    `sequences` writes the response that is learnt from, in place of the data set's. The answer is the logits `[B, R,
+    V]` of the response's tokens alone, with `lazy` as `LazyLogits`; where a view has no "at", of all tokens `[B, L,
+    V]`. `vocabulary` is how many tokens there are: columns beyond are padding and are left out. `judge` scores what a
+    network writes, in `evaluate`. `ends` are the tokens that end a text, `longest` is how many tokens the data's
+    longest response has, and `tokenizer` made them: what a scheme that writes needs to know. `passes` optimizer steps
+    are taken on every batch."""
 
     combine_scope: Literal["unit", "batch"] = "unit"
     derived: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -71,14 +71,15 @@ class Language:
         judge: Judge | None = None,
         ends: Any = None,
         longest: int = 128,
+        tokenizer: Any = None,
         passes: int = 1,
     ):
         self.sequences, self.lazy, self.vocabulary, self.judge = sequences, lazy, vocabulary, judge
-        self.ends, self.longest, self.steps_per_batch = ends, longest, passes
+        self.ends, self.longest, self.tokenizer, self.steps_per_batch = ends, longest, tokenizer, passes
 
     def writing(self, sequences: Any, passes: int = 1) -> Language:
         """The same kind of example, with responses that somebody else writes."""
-        same = {"lazy": self.lazy, "vocabulary": self.vocabulary, "ends": self.ends, "longest": self.longest}
+        same = {name: getattr(self, name) for name in ("lazy", "vocabulary", "ends", "longest", "tokenizer")}
         return Language(sequences, **same, passes=passes)
 
     def prepare(self, batch: Batch, sources: Mapping[str, Source], progress: Progress, seed: int) -> Iterable[Batch]:

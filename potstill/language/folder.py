@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,8 @@ def save_folder(
         write_json(temporary / CARD, {"class": name, **card})
 
     _folder_beside(folder, write)
+    if tokenizer is not None:
+        _check_tokenizer(folder, tokenizer, network.config.model_type)
     return folder
 
 
@@ -136,6 +139,19 @@ def how_to_load(run: str | Path) -> str | None:
         f"{run} holds a language model: potstill.language.folder.load_student({str(run)!r}) gives model and tokenizer, "
         f"and transformers loads {str(folder)!r} by from_pretrained or pipeline"
     )
+
+
+def _check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase, architecture: str) -> None:
+    """For some architectures transformers builds the tokenizer that it knows for them, whatever the folder says."""
+    with told(str(folder)), silent():
+        found = need("transformers", "a tokenizer").AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizers.fingerprint(found) != tokenizers.fingerprint(tokenizer):
+        warnings.warn(
+            f"{folder}: transformers reads the tokenizer of a {architecture} network as {type(found).__name__}, which "
+            f"splits text its own way; give it the student's own, pipeline(…, tokenizer=load_student({str(folder)!r})"
+            ".tokenizer), or train a llama or gpt2 with this tokenizer",
+            stacklevel=3,
+        )
 
 
 def _tied(network: Any, weights: Mapping[str, Tensor]) -> set[str]:

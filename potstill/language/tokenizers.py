@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BYTES = 256
 """Tokens that a byte-level vocabulary begins with: any text in any script can be written with these."""
+PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes of tokenizers that add nothing to their tokenizer.json."""
 END, PAD = "<|endoftext|>", "<|pad|>"
 
 
@@ -99,8 +101,18 @@ def load(name: str | Path, *, ends: bool = True) -> PreTrainedTokenizerBase:
         raise ValueError(f"{what}: {folder} holds no tokenizer.json, which tokenizer.save_pretrained(folder) writes")
     library = need("transformers", "a tokenizer")
     with told(what, "" if folder.is_dir() else "give a folder where the hub cannot be reached"), silent():
-        tokenizer = library.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        kind = library.PreTrainedTokenizerFast if folder.is_dir() and _plain(folder) else library.AutoTokenizer
+        tokenizer = kind.from_pretrained(place, trust_remote_code=False)
     return checked(tokenizer, what, ends=ends)
+
+
+def _plain(folder: Path) -> bool:
+    """All of it stands in tokenizer.json. AutoTokenizer may take the class of the architecture beside it (Qwen2's)."""
+    try:
+        said = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
+    except (OSError, ValueError):
+        return False
+    return said in PLAIN and (folder / "tokenizer.json").is_file()
 
 
 def checked(tokenizer: PreTrainedTokenizerBase, what: str = "the tokenizer", *, ends: bool = True):

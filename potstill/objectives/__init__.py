@@ -22,6 +22,7 @@ from potstill.objectives.mixtures import JSD, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
 from potstill.objectives.ofd import OFD
 from potstill.objectives.pkt import PKT, PKTSupervised
+from potstill.objectives.policy_gradient import PolicyGradient
 from potstill.objectives.rank_distance import RankDistance
 from potstill.objectives.reviewkd import ReviewKD
 from potstill.objectives.rkd import RKD
@@ -65,6 +66,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ofd": OFD,
     "pkt": PKT,
     "pkt_supervised": PKTSupervised,
+    "policy_gradient": PolicyGradient,
     "rank_distance": RankDistance,
     "reverse_kl": ReverseKL,
     "reviewkd": ReviewKD,
@@ -121,6 +123,7 @@ __all__ = [
     "ForwardKL",
     "InfoFlow",
     "PKTSupervised",
+    "PolicyGradient",
     "RankDistance",
     "ReverseKL",
     "ReviewKD",

@@ -91,7 +91,7 @@ def warped(logits: Tensor, sampling: Sampling) -> Tensor:
         least = logits.topk(sampling.top_k).values[..., -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
     if sampling.top_p < 1:
-        ordered, order = logits.sort(-1, descending=True, stable=True)
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         out = _before(ordered.softmax(-1)) >= sampling.top_p
         out[..., 0] = False
         logits = logits.masked_fill(torch.zeros_like(out).scatter(-1, order, out), -torch.inf)

@@ -57,7 +57,7 @@ def reader(model: nn.Module, rows: int, slots: int) -> Reader:
         raise ValueError(f"{type(model).__name__} is an encoder-decoder; sampling takes a causal language model")
     inner = base(model)
     implementation = getattr(config, "_attn_implementation", None)
-    takes = inspect.signature(inner.forward).parameters
+    takes = inspect.signature(type(inner).forward).parameters
     if (
         getattr(inner, "_supports_attention_backend", False)
         and implementation in ("sdpa", "eager")

@@ -88,7 +88,7 @@ class SlotReader:
         self.additive = config._attn_implementation == "eager"
         # A learned table of positions ends at the context; only drafts that are thrown away lie beyond it.
         self.limit = (context(model) or slots) - 1
-        self.keeps = "logits_to_keep" in inspect.signature(base(model).forward).parameters
+        self.keeps = "logits_to_keep" in inspect.signature(type(base(model)).forward).parameters
         self.steps = torch.arange(slots, device=next(model.parameters()).device)
         self.first = self._first_slots()
 

@@ -1,1 +1,1 @@
-"""Language: text, tokenizers, causal models, and who writes the sequences that are taught on."""
+"""Language models: data, sequences, sampling, vocabularies and runs. Everything in here may import transformers."""

@@ -19,9 +19,11 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import transformers
@@ -45,16 +47,16 @@ class Arguments:
     """Tokens per second of SKD's sampler."""
 
     batch_sizes: tuple[int, ...] = (8, 32)
-    replaced: tuple[float, ...] = (0.02, 0.1)
+    replaced: tuple[float, ...] = (0.02,)
     """Replacement rates, reached by k."""
     draft: int = 5
     prompt: int = 32
-    new: int = 64
+    new: int = 32
     vocabulary: int = 4096
     student: tuple[int, int] = (128, 4)
     """Width and layers."""
     teacher: tuple[int, int] = (320, 8)
-    rounds: int = 7
+    rounds: int = 5
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 1
@@ -74,7 +76,10 @@ def main(arguments: Arguments) -> None:
     )
     found = {
         "date": time.strftime("%Y-%m-%d"),
-        **{name: getattr(arguments, name) for name in ("draft", "prompt", "new", "vocabulary", "rounds", "device", "dtype")},
+        **{
+            name: getattr(arguments, name)
+            for name in ("draft", "prompt", "new", "vocabulary", "rounds", "device", "dtype")
+        },
         "parameters": {"student": size(student), "teacher": size(teacher)},
         "environment": {
             **environment(),
@@ -148,12 +153,13 @@ def measure(
             teacher, prompt[:1], TEACHER, assistant_model=student
         ),
     }
-    runs = {}
+    runs: dict[str, Callable[[], object]] = {}
     for name, sampler in samplers.items():
         wrote[name] = []
-        runs[name] = lambda name=name, sampler=sampler: wrote[name].append(sampler())
+        runs[name] = partial(note, sampler, wrote[name])
     interleaved(runs, 1, device)
-    wrote = {name: texts.clear() or texts for name, texts in wrote.items()}
+    for texts in wrote.values():
+        texts.clear()
     times = interleaved(runs, arguments.rounds, device)
     speeds = {
         name: [tokens(text) / taken for text, taken in zip(wrote[name], seconds, strict=True)]
@@ -198,12 +204,12 @@ def network(width: int, layers: int, arguments: Arguments) -> LlamaForCausalLM:
 
 def with_holes(run: Callable[[], Rollout]) -> Rollout:
     """The same with transformers' growing cache and masked holes: what slots are measured against."""
-    usual = speculative.reader
-    speculative.reader = lambda model, rows, slots: HoleReader(model)
-    try:
+    with patch.object(speculative, "reader", lambda model, rows, slots: HoleReader(model)):
         return run()
-    finally:
-        speculative.reader = usual
+
+
+def note(sampler: Callable[[], Rollout | Tensor], texts: list[Rollout | Tensor]) -> None:
+    texts.append(sampler())
 
 
 def tokens(text: Rollout | Tensor) -> int:

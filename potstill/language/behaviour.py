@@ -26,7 +26,19 @@ REPETITIVE = 0.2
 CERTAIN = 0.01
 """Nats: below this entropy the sampler has one choice left."""
 
-SUMS = ("rows", "tokens", "ended", "bigrams", "distinct", "replaced", "replaceable", "entropy", "measured", "overlap", "compared")
+SUMS = (
+    "rows",
+    "tokens",
+    "ended",
+    "bigrams",
+    "distinct",
+    "replaced",
+    "replaceable",
+    "entropy",
+    "measured",
+    "overlap",
+    "compared",
+)
 
 
 def distinct_bigrams(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,7 @@ def fits(rollout, rows, law):
     return chisquare([*seen, total - sum(seen) + 1e-9], [*expected, total - sum(expected) + 1e-9]).pvalue
 
 
-def sampled(p, q, rows=6000, seed=0, **settings):
+def sampled(p, q, rows=5000, seed=0, **settings):
     """Half of the rows continue the prompt (1,), half of them (2, 1, 2)."""
     prompt = torch.tensor([[0, 0, 1], [2, 1, 2]]).repeat(rows // 2, 1)
     mask = torch.tensor([[False, False, True], [True, True, True]]).repeat(rows // 2, 1)
@@ -68,7 +68,7 @@ def sampled(p, q, rows=6000, seed=0, **settings):
     return interleave(Table(q), Table(p), prompt, mask, ends=Ends((STOP,), 0), generator=generator, **settings)
 
 
-@pytest.mark.parametrize("draft", [1, 2, 5])
+@pytest.mark.parametrize("draft", [1, 2])
 @pytest.mark.parametrize("k", [0, 1, 2, 4])
 def test_texts_have_the_law_of_algorithm_1_for_any_draft_and_prompt(k, draft):
     p, q = tables(1), tables(2)
@@ -127,8 +127,12 @@ def test_k_decays_over_the_places_of_a_response():
 
 def test_the_teachers_nucleus_instead_of_k():
     p, q = tables(1), tables(2)
-    # One row of the table each: how many of the most probable tokens hold 60 %.
-    sizes = [next(n for n in range(1, 5) if sorted(row, reverse=True)[: n][-1] and sum(sorted(row, reverse=True)[:n]) >= 0.6) for row in p.tolist()]
+
+    def holding(row):
+        falling = sorted(row, reverse=True)
+        return next(n for n in range(1, 5) if sum(falling[:n]) >= 0.6)
+
+    sizes = [holding(row) for row in p.tolist()]
     rollout = sampled(p, q, teacher_p=0.6)
     law = {}
     for written in product(range(4), repeat=3):

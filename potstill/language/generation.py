@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from potstill.language.reading import Reader, checked_prompt, quiet, reader
 
 CANDIDATES = 64
-"""On a CPU the nucleus is first looked for among so many tokens: sorting a vocabulary costs more than a small network."""
+"""On a CPU the nucleus is first looked for among so many tokens: sorting all can cost more than a small network."""
 
 
 @dataclass(frozen=True)

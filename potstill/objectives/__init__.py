@@ -13,6 +13,7 @@ from potstill.objectives.ega import EGA
 from potstill.objectives.fitnet import FitNet
 from potstill.objectives.fsp import FSP
 from potstill.objectives.ft import FT, FTParaphraser
+from potstill.objectives.gold import GOLD
 from potstill.objectives.icd import ICD
 from potstill.objectives.info_flow import InfoFlow
 from potstill.objectives.itrd import ITRD
@@ -34,6 +35,7 @@ from potstill.objectives.simkd import SimKD
 from potstill.objectives.sp import SP
 from potstill.objectives.srrl import SRRL
 from potstill.objectives.standardised import LSDKD, LSKD, Standardised
+from potstill.objectives.uld import ULD
 from potstill.objectives.value_distance import ValueDistance
 from potstill.objectives.vid import VID
 from potstill.objectives.wsld import WSLD
@@ -54,6 +56,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "fsp": FSP,
     "ft": FT,
     "ft_paraphraser": FTParaphraser,
+    "gold": GOLD,
     "icd": ICD,
     "info_flow": InfoFlow,
     "itrd": ITRD,
@@ -82,6 +85,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "srrl": SRRL,
     "symmetric_kl": SymmetricKL,
     "tvd": TVD,
+    "uld": ULD,
     "value_distance": ValueDistance,
     "vid": VID,
     "wsld": WSLD,
@@ -98,6 +102,7 @@ __all__ = [
     "EGA",
     "FSP",
     "FT",
+    "GOLD",
     "ICD",
     "ITRD",
     "JSD",
@@ -115,6 +120,7 @@ __all__ = [
     "SP",
     "SRRL",
     "TVD",
+    "ULD",
     "VID",
     "WSLD",
     "CrossEntropy",

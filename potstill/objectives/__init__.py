@@ -2,6 +2,7 @@
 
 from potstill.objectives.ab import AB
 from potstill.objectives.afd import AFD
+from potstill.objectives.akl import AKL
 from potstill.objectives.at import AT
 from potstill.objectives.cc import CC
 from potstill.objectives.crd import CRD
@@ -18,7 +19,7 @@ from potstill.objectives.info_flow import InfoFlow
 from potstill.objectives.itrd import ITRD
 from potstill.objectives.kd import KD
 from potstill.objectives.kdsvd import KDSVD
-from potstill.objectives.mixtures import JSD, SkewKL, SkewReverseKL
+from potstill.objectives.mixtures import JSD, MixtureKL, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
 from potstill.objectives.ofd import OFD
 from potstill.objectives.pkt import PKT, PKTSupervised
@@ -41,6 +42,7 @@ from potstill.types import Objective
 OBJECTIVES: dict[str, type[Objective]] = {
     "ab": AB,
     "afd": AFD,
+    "akl": AKL,
     "at": AT,
     "cc": CC,
     "ce": CrossEntropy,
@@ -61,6 +63,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "kdsvd": KDSVD,
     "ls_dkd": LSDKD,
     "ls_kd": LSKD,
+    "mixture_kl": MixtureKL,
     "nst": NST,
     "ofd": OFD,
     "pkt": PKT,
@@ -88,6 +91,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 __all__ = [
     "AB",
     "AFD",
+    "AKL",
     "AT",
     "CC",
     "CRD",
@@ -120,6 +124,7 @@ __all__ = [
     "FitNet",
     "ForwardKL",
     "InfoFlow",
+    "MixtureKL",
     "PKTSupervised",
     "RankDistance",
     "ReverseKL",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +30,18 @@ def full_precision(value: Tensor) -> torch.autocast:
 
 
 def log_probabilities(logits: Float[Tensor, "*rows K"], temperature: float = 1.0) -> Float[Tensor, "*rows K"]:
-    """Log softmax of z / T. A logit of -inf counts as the smallest finite number: probability 0, and no gradient."""
+    """Log softmax of z / T. A logit of -inf counts as `lowest`: probability 0, and no gradient."""
     logits = at_least_float32(logits)
     logits = logits if temperature == 1 else logits / temperature
-    return F.log_softmax(logits.clamp(min=torch.finfo(logits.dtype).min), dim=-1)
+    return F.log_softmax(logits.clamp(min=lowest(logits)), dim=-1)
 
 
+def lowest(logits: Tensor) -> float:
+    """What stands for -inf: low enough for a probability of 0, and a million such losses can be added up."""
+    return torch.finfo(logits.dtype).min / 2**20
+
+
+@runtime_checkable
 class Largest(Protocol):
     """`TopLogits`: what is known of a distribution of which only the largest probabilities are."""
 
@@ -71,7 +77,7 @@ def log_laws(
     log_p = torch.cat([teacher.log_probs.where(known, -torch.inf), _log_missing(teacher, known)], -1)
     own = at_least_float32(student)
     own = own if temperature == 1 else own / temperature
-    floor, classes = torch.finfo(own.dtype).min, own.shape[-1]
+    floor, classes = lowest(own), own.shape[-1]
     own = own.clamp(min=floor)
     largest = own.gather(-1, teacher.indices.clamp(min=0)).where(known, floor)
     # What only fills up a row is written into one more column, so that it takes no token's place.

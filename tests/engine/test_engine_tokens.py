@@ -84,8 +84,8 @@ def by_hand(form):
 
 @pytest.mark.parametrize("form", ["dense", "lazy", "dense top", "lazy top"])
 def test_neither_splits_nor_padding_change_the_gradient(form, monkeypatch):
-    monkeypatch.setattr(lazy, "LOGITS", 7 * VOCABULARY)
-    monkeypatch.setattr(lazy, "TEMPORARIES", 4 * VOCABULARY)
+    monkeypatch.setattr(lazy, "LOGITS", 20 * VOCABULARY)
+    monkeypatch.setattr(lazy, "TEMPORARIES", 9 * VOCABULARY)
     expected, means = by_hand(form)
     for micro, longest in ((None, 12), (3, 7), (1, 9)):
         found, seen = gradients(form, micro, longest)

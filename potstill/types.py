@@ -25,6 +25,7 @@ from potstill.batch import (
     Side,
     SourceOutputs,
     Tensors,
+    TopLogits,
     View,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
     "Stateful",
     "Task",
     "Tensors",
+    "TopLogits",
     "Updates",
     "View",
 ]
@@ -102,6 +104,8 @@ class Objective(nn.Module):
     """Left and right address; None where the loss has one side only."""
     lazy: bool = False
     """A unit's loss is a function of its own row of logits (and of extras), so both sides may be `LazyLogits`."""
+    takes_top: bool = False
+    """The right side may be `TopLogits`: the same formula, of the k tokens and of one class for all others."""
     paired: ClassVar[bool] = True
     """Several taps are compared one by one: of two networks with unequally many stages the deepest are taken."""
     paper_terms: ClassVar[str | None] = None

@@ -82,6 +82,9 @@ BY_BATCH_ORDER = {
 }
 OFD_OPTIONS = {"batch_norms": ("bn1", "bn2")}
 DETACHED = {"gradcheck": "the weight of a sample carries no gradient, as published; the golden pins the gradient"}
+CONSTANT_SHARE = {
+    "gradcheck": "the share of the head carries no gradient, as published; test_divergence_core pins the gradient"
+}
 BATCH_NORMS = {"bn1": nn.BatchNorm2d(4), "bn2": nn.BatchNorm2d(3)}
 
 AS_RELEASED = {
@@ -128,6 +131,10 @@ CASES = [
     Case("skew_kl", (5, 3, 10), (5, 3, 10), units=(5, 3)),
     Case("skew_reverse_kl", (7, 10), (7, 10)),
     Case("skew_reverse_kl", (5, 3, 10), (5, 3, 10), units=(5, 3)),
+    Case("mixture_kl", (7, 10), (7, 10), {"temperature": 2.0}),
+    Case("mixture_kl", (5, 3, 10), (5, 3, 10), units=(5, 3)),
+    Case("akl", (7, 10), (7, 10), {"mu": 0.3, "temperature": 2.0}, waive=CONSTANT_SHARE),
+    Case("akl", (5, 3, 10), (5, 3, 10), units=(5, 3), waive=CONSTANT_SHARE),
     Case("jsd", (4, 10), (4, 10), {"beta": 0.0}),
     Case("jsd", (5, 10), (5, 10), {"beta": 1.0}),
     Case("uld", (5, 3, 10), (5, 3, 12), units=(5, 3), extras={"teacher_mask": CUT[:, :3] >= 0}),

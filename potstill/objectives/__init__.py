@@ -2,6 +2,7 @@
 
 from potstill.objectives.ab import AB
 from potstill.objectives.afd import AFD
+from potstill.objectives.akl import AKL
 from potstill.objectives.at import AT
 from potstill.objectives.cc import CC
 from potstill.objectives.crd import CRD
@@ -19,10 +20,11 @@ from potstill.objectives.info_flow import InfoFlow
 from potstill.objectives.itrd import ITRD
 from potstill.objectives.kd import KD
 from potstill.objectives.kdsvd import KDSVD
-from potstill.objectives.mixtures import JSD, SkewKL, SkewReverseKL
+from potstill.objectives.mixtures import JSD, MixtureKL, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
 from potstill.objectives.ofd import OFD
 from potstill.objectives.pkt import PKT, PKTSupervised
+from potstill.objectives.policy_gradient import PolicyGradient
 from potstill.objectives.rank_distance import RankDistance
 from potstill.objectives.reviewkd import ReviewKD
 from potstill.objectives.rkd import RKD
@@ -43,6 +45,7 @@ from potstill.types import Objective
 OBJECTIVES: dict[str, type[Objective]] = {
     "ab": AB,
     "afd": AFD,
+    "akl": AKL,
     "at": AT,
     "cc": CC,
     "ce": CrossEntropy,
@@ -64,10 +67,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "kdsvd": KDSVD,
     "ls_dkd": LSDKD,
     "ls_kd": LSKD,
+    "mixture_kl": MixtureKL,
     "nst": NST,
     "ofd": OFD,
     "pkt": PKT,
     "pkt_supervised": PKTSupervised,
+    "policy_gradient": PolicyGradient,
     "rank_distance": RankDistance,
     "reverse_kl": ReverseKL,
     "reviewkd": ReviewKD,
@@ -92,6 +97,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 __all__ = [
     "AB",
     "AFD",
+    "AKL",
     "AT",
     "CC",
     "CRD",
@@ -126,7 +132,9 @@ __all__ = [
     "FitNet",
     "ForwardKL",
     "InfoFlow",
+    "MixtureKL",
     "PKTSupervised",
+    "PolicyGradient",
     "RankDistance",
     "ReverseKL",
     "ReviewKD",

@@ -224,7 +224,7 @@ def test_a_run_of_a_method_string(tokenizers):
     fit = Fit(epochs=4, batch_size=4, lr=1e-2, optimizer="adamw", micro_batch=2)
     rows = assemble(network(one, 0, padding=8), teacher, parse("gold(hybrid=True)"), data, fit).run().history
     assert rows[-1]["terms"]["gold"] < 0.9 * rows[0]["terms"]["gold"]
-    assert rows[-1]["grouped"] == 1.0
+    assert rows[-1]["report"]["grouped"] == 1.0
     lazy = replace(data, task=Language(crossing, vocabulary=crossing.vocabulary))
     with pytest.raises(ValueError, match="GOLD reads whole logits"):
         assemble(network(one, 0), teacher, parse("gold"), lazy, fit)
@@ -275,6 +275,23 @@ def test_whoever_writes_both_sides_read_it(tokenizers):
     report = task.report()
     assert report["length"] == 5.0
     assert 0 < report["grouped"] < 1
+
+
+@pytest.mark.parametrize("kind", [GOLD((270, 330)), ULD()], ids=["gold", "uld"])
+def test_where_nothing_that_was_written_is_text_nothing_is_learnt(tokenizers, kind):
+    """A student that begins with half a character, in every sample: a loss of 0 that can be differentiated."""
+    one, other = tokenizers["small"], tokenizers["large"]
+    half = torch.tensor([[one.convert_tokens_to_ids("â"), one.convert_tokens_to_ids("Ĥ")]] * 2)
+    prompt = padded(one(["a", "bc"])["input_ids"], left=True)
+    batch = Batch({"main": teaching(*prompt, half, torch.ones_like(half, dtype=torch.bool), torch.arange(2))})
+    made = CrossTokenizer(one, other)(batch, {}, START, 0)
+    student = logits(2, 2, 270).requires_grad_()
+    teacher = logits(2, made.views[TEACHER].label.shape[1], 330)
+    extras = {"mask": made.main.mask, "label": made.main.label, **made.main.extras}
+    losses = kind(student, teacher, **{name: extras[name] for name in kind.needs})
+    losses.sum().backward()
+    assert not losses.any()
+    assert not student.grad.any()
 
 
 def test_an_empty_prompt_for_a_teacher_that_begins_with_nothing(tokenizers):

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from potstill.types import Answer, LazyLogits
+from torch import Tensor
+
+from potstill.types import LazyLogits
 
 PROBES = (
     "Hello, world! It's 9:41; she'd said: “don't”.",
@@ -81,7 +83,7 @@ def real(tokenizer: Any) -> int:
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
-def narrowed(answer: Answer, width: int | None) -> Answer:
+def narrowed(answer: Tensor | LazyLogits, width: int | None) -> Tensor | LazyLogits:
     """The first `width` columns of logits, those that are tokens, as a view: nothing is copied (None: all).
 
     Value and gradient are those of logits whose other columns are -inf. Raises ValueError for fewer columns.

@@ -114,7 +114,7 @@ class Language:
             self._splits[model] = split(model)
         return self._splits.get(model)
 
-    def _real(self, answer: Answer, view: str) -> Answer:
+    def _real(self, answer: Tensor | LazyLogits, view: str) -> Tensor | LazyLogits:
         """Without the columns that no token has. A view in other tokens than the data's has a width of its own."""
         return narrowed(answer, getattr(self.sequences, "widths", {}).get(view, self.vocabulary))
 

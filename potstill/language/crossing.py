@@ -52,8 +52,8 @@ class CrossTokenizer:
         self.widths: Mapping[str, int] = {TEACHER: real(teacher_tokenizer)}
         self._tokens, self._grouped = 0, 0
 
-    def around(self, sequences: Sequences) -> CrossTokenizer:
-        """The same for responses that somebody else writes."""
+    def around(self, sequences: Sequences | None) -> CrossTokenizer:
+        """The same for responses that somebody else writes; None: the data's."""
         other = copy.copy(self)
         other.sequences = sequences
         return other
@@ -83,7 +83,7 @@ class CrossTokenizer:
 
     def alone(self, batch: Batch) -> Batch:
         """What the teacher sees of a batch, as the only view: to look at it with, or to evaluate it on."""
-        return Batch({MAIN: self(batch, {}, Progress(0, 0, 1), 0).views[TEACHER]})
+        return Batch({MAIN: self.around(None)(batch, {}, Progress(0, 0, 1), 0).views[TEACHER]})
 
     def report(self) -> dict[str, float]:
         """`grouped`: the share of the student's tokens that cover the same bytes as some of the teacher's."""

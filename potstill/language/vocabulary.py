@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from potstill.types import LazyLogits
+from potstill.types import Answer, LazyLogits
 
 PROBES = (
     "Hello, world! It's 9:41; she'd said: “don't”.",
@@ -83,7 +83,7 @@ def real(tokenizer: Any) -> int:
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
-def narrowed(answer: Tensor | LazyLogits, width: int | None) -> Tensor | LazyLogits:
+def narrowed(answer: Answer, width: int | None) -> Answer:
     """The first `width` columns of logits, those that are tokens, as a view: nothing is copied (None: all).
 
     Value and gradient are those of logits whose other columns are -inf. Raises ValueError for fewer columns.
@@ -98,7 +98,9 @@ def narrowed(answer: Tensor | LazyLogits, width: int | None) -> Tensor | LazyLog
     if isinstance(answer, LazyLogits):
         bias = None if answer.bias is None else answer.bias[:width]
         return replace(answer, weight=answer.weight[:width], bias=bias)
-    return answer[..., :width]
+    if isinstance(answer, Tensor):
+        return answer[..., :width]
+    raise ValueError("a teacher that is known by its largest log-probabilities has no columns to leave out")
 
 
 def _texts(*tokenizers: Any) -> Iterator[str]:

@@ -60,7 +60,7 @@ def new(spec: LanguageModel, count: int, marks: dict[str, int], context: int) ->
             sizes["num_key_value_heads"] = spec.kv_heads or heads
         elif spec.kv_heads is not None:
             raise ValueError(f"kv_heads={spec.kv_heads} has no effect: its heads do not share keys and values")
-        if getattr(plain, "head_dim", None) is not None:
+        if plain.to_dict().get("head_dim") is not None:  # falcon has it as a property
             sizes["head_dim"] = width // heads
         if spec.head == "classify":
             sizes["num_labels"] = spec.labels

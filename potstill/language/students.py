@@ -117,7 +117,7 @@ def from_teacher(
     narrow = None
     if any(size is not None for size in (width, inner, heads, context)):
         sizes = Sizes.of(own)
-        smaller = sizes.narrower(width, inner, heads, context, free=hasattr(own, "head_dim"))
+        smaller = sizes.narrower(width, inner, heads, context, free="head_dim" in own.to_dict())
         narrow = choose(sizes, smaller, state, [f"{theirs}.{layer}." for layer in layers], cut)
     config = _configuration(own, layers, None if narrow is None else narrow.student, changes or {})
     with torch.random.fork_rng(devices=[]):
@@ -144,7 +144,7 @@ def _configuration(own: Any, layers: Sequence[int], smaller: Sizes | None, chang
         setattr(config, next(name for name in INNER if hasattr(own, name)), smaller.inner)
         if hasattr(own, "num_key_value_heads"):
             config.num_key_value_heads = smaller.groups
-        if hasattr(own, "head_dim"):
+        if "head_dim" in own.to_dict():
             config.head_dim = smaller.head
     for name, value in changes.items():
         setattr(config, name, value)

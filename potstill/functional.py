@@ -111,6 +111,32 @@ def mixture(log_a: Float[Tensor, "*rows K"], log_b: Float[Tensor, "*rows K"], sh
     return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
 
 
+def jsd(log_p: Float[Tensor, "*rows K"], log_q: Float[Tensor, "*rows K"], beta: float) -> Float[Tensor, "*rows"]:
+    r"""$\beta KL(P \| M) + (1 - \beta) KL(Q \| M)$, $M = \beta P + (1 - \beta) Q$, from logarithms.
+
+    At the ends, where that is 0, what it tends to when divided by its weight: KL(P || Q) for $\beta = 0$, KL(Q || P)
+    for $\beta = 1$. For $\beta$ between them it is not negative for entries that do not sum to one either.
+
+    >>> jsd(torch.tensor([0.7, 0.2, 0.1]).log(), torch.tensor([0.4, 0.4, 0.2]).log(), 0.5)
+    tensor(0.0462)
+    """
+    if beta in (0, 1):
+        return kl(log_q, log_p) if beta else kl(log_p, log_q)
+    middle = mixture(log_p, log_q, beta)
+    return beta * kl(log_p, middle) + (1 - beta) * kl(log_q, middle)
+
+
+def sorted_l1(p: Float[Tensor, "*rows K"], q: Float[Tensor, "*rows N"]) -> Float[Tensor, "*rows"]:
+    r"""$\sum_i |p_{(i)} - q_{(i)}|$ of non-negative entries, each side in descending order, the shorter filled with 0.
+
+    >>> sorted_l1(torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.35, 0.35, 0.2, 0.1]))
+    tensor(0.7000)
+    """
+    p, q = (side.sort(dim=-1, descending=True).values for side in (p, q))
+    both = min(p.shape[-1], q.shape[-1])
+    return (p[..., :both] - q[..., :both]).abs().sum(-1) + p[..., both:].sum(-1) + q[..., both:].sum(-1)
+
+
 def forward_kl(
     student: Float[Tensor, "*rows K"], teacher: Float[Tensor, "*rows K"], temperature: float = 1.0
 ) -> Float[Tensor, "*rows"]:

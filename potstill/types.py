@@ -67,7 +67,8 @@ class DataInfo:
 
     `samples` is the number of training samples (indices lie in [0, samples)), `classes` the number of labels or
     None, `batch_size` the global batch, `labels` the label of every training sample where they are known. `indexed`
-    says whether a sample's index is its own in every epoch; a foreign loader may not know it.
+    says whether a sample's index is its own in every epoch; a foreign loader may not know it. `matched` `[2, M]` are
+    the tokens that two vocabularies share: their ids in the student's, and in the teacher's.
     """
 
     samples: int
@@ -75,6 +76,7 @@ class DataInfo:
     classes: int | None = None
     labels: Tensor | None = field(default=None, compare=False, repr=False)
     indexed: bool = True
+    matched: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 class Objective(nn.Module):
@@ -115,6 +117,8 @@ class Objective(nn.Module):
     tail_spread: ClassVar[bool] = False
     """It may read logits of which only the largest are known and the others' mass is spread evenly, where that was done
     at its own `temperature`."""
+    wants: ClassVar[str] = ""
+    """What it reads that not every kind of example has, in words."""
     part_of: ClassVar[str | None] = None
     """For a formula that is no method by itself: what it is a part of. A method string refuses it."""
     paper: ClassVar[str] = ""

@@ -95,7 +95,9 @@ def _draft(term: Term, number: int, terms: Sequence[Term], sources: Mapping[str,
         if address.source not in sources:
             raise ValueError(f"term {name!r}: no source {address.source!r}; {did_you_mean(address.source, sources)}")
         if address.view not in batch.views:
-            raise ValueError(f"term {name!r}: no view {address.view!r}; {did_you_mean(address.view, batch.views)}")
+            wanted = f": it reads {wants}" if (wants := term.kind.wants) else ""
+            known = did_you_mean(address.view, batch.views)
+            raise ValueError(f"term {name!r}: no view {address.view!r}{wanted}; {known}")
         expand = getattr(sources[address.source], "expand", None)
         sides.append(replace(address, taps=expand(address.taps)) if expand else address)
     if sides[0] is not None and not sources[sides[0].source].trained:

@@ -14,6 +14,7 @@ from potstill.objectives.ega import EGA
 from potstill.objectives.fitnet import FitNet
 from potstill.objectives.fsp import FSP
 from potstill.objectives.ft import FT, FTParaphraser
+from potstill.objectives.gold import GOLD
 from potstill.objectives.icd import ICD
 from potstill.objectives.info_flow import InfoFlow
 from potstill.objectives.itrd import ITRD
@@ -23,6 +24,7 @@ from potstill.objectives.mixtures import JSD, MixtureKL, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
 from potstill.objectives.ofd import OFD
 from potstill.objectives.pkt import PKT, PKTSupervised
+from potstill.objectives.policy_gradient import PolicyGradient
 from potstill.objectives.rank_distance import RankDistance
 from potstill.objectives.reviewkd import ReviewKD
 from potstill.objectives.rkd import RKD
@@ -34,6 +36,7 @@ from potstill.objectives.simkd import SimKD
 from potstill.objectives.sp import SP
 from potstill.objectives.srrl import SRRL
 from potstill.objectives.standardised import LSDKD, LSKD, Standardised
+from potstill.objectives.uld import ULD
 from potstill.objectives.value_distance import ValueDistance
 from potstill.objectives.vid import VID
 from potstill.objectives.wsld import WSLD
@@ -55,6 +58,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "fsp": FSP,
     "ft": FT,
     "ft_paraphraser": FTParaphraser,
+    "gold": GOLD,
     "icd": ICD,
     "info_flow": InfoFlow,
     "itrd": ITRD,
@@ -68,6 +72,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ofd": OFD,
     "pkt": PKT,
     "pkt_supervised": PKTSupervised,
+    "policy_gradient": PolicyGradient,
     "rank_distance": RankDistance,
     "reverse_kl": ReverseKL,
     "reviewkd": ReviewKD,
@@ -83,6 +88,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "srrl": SRRL,
     "symmetric_kl": SymmetricKL,
     "tvd": TVD,
+    "uld": ULD,
     "value_distance": ValueDistance,
     "vid": VID,
     "wsld": WSLD,
@@ -100,6 +106,7 @@ __all__ = [
     "EGA",
     "FSP",
     "FT",
+    "GOLD",
     "ICD",
     "ITRD",
     "JSD",
@@ -117,6 +124,7 @@ __all__ = [
     "SP",
     "SRRL",
     "TVD",
+    "ULD",
     "VID",
     "WSLD",
     "CrossEntropy",
@@ -126,6 +134,7 @@ __all__ = [
     "InfoFlow",
     "MixtureKL",
     "PKTSupervised",
+    "PolicyGradient",
     "RankDistance",
     "ReverseKL",
     "ReviewKD",

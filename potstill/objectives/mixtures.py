@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from potstill.functional import kl, mixture
+from potstill.functional import jsd, kl, mixture
 from potstill.objectives.divergences import Divergence
 
 
@@ -38,10 +38,7 @@ class JSD(Divergence):
         self.beta = self.share("beta", beta)
 
     def between(self, p: Tensor, q: Tensor) -> Tensor:
-        if self.beta in (0, 1):
-            return kl(q, p) if self.beta else kl(p, q)
-        middle = mixture(p, q, self.beta)
-        return self.beta * kl(p, middle) + (1 - self.beta) * kl(q, middle)
+        return jsd(p, q, self.beta)
 
 
 class SkewKL(Divergence):

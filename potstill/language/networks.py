@@ -23,6 +23,9 @@ HEADS = {
 }
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
 
+CONTEXT = 512
+"""Tokens that a new network reads, where nothing is said."""
+
 
 def new(spec: LanguageModel, count: int, marks: dict[str, int]) -> nn.Module:
     """A network of an architecture with random weights and the sizes of `spec`."""
@@ -44,7 +47,7 @@ def new(spec: LanguageModel, count: int, marks: dict[str, int]) -> nn.Module:
         "hidden_size": width,
         "num_hidden_layers": spec.layers or 4,
         "num_attention_heads": heads,
-        "max_position_embeddings": spec.context or 512,
+        "max_position_embeddings": spec.context or CONTEXT,
         "vocab_size": -(-count // spec.pad_to) * spec.pad_to,
         "tie_word_embeddings": spec.tied is not False,
         "bos_token_id": None,
@@ -69,8 +72,8 @@ def new(spec: LanguageModel, count: int, marks: dict[str, int]) -> nn.Module:
         return class_of(spec).from_config(without_dropout(spec, config), **_how(spec, stored=False))
 
 
-def stored(spec: LanguageModel) -> nn.Module:
-    """A network of a folder or of the hub, with its weights; at random where a folder holds only a configuration."""
+def configuration(spec: LanguageModel) -> Any:
+    """The configuration of a network of a folder or of the hub."""
     folder, place = spec.folder, spec.name
     if folder is None and place.startswith((".", "/", "~")):
         path = Path(place).expanduser()
@@ -79,9 +82,20 @@ def stored(spec: LanguageModel) -> nn.Module:
     if folder is not None and not (folder / "config.json").is_file():
         raise ValueError(f"{place}: {folder} holds no config.json, which model.save_pretrained(folder) writes")
     transformers = need("transformers", f"the language model {place}")
-    hint = "" if folder is not None else f"there is no folder {place} either; give one where the hub cannot be reached"
-    with told(place, hint), silent():
-        config = transformers.AutoConfig.from_pretrained(str(folder or place), trust_remote_code=False)
+    with told(place, _hint(spec)), silent():
+        return transformers.AutoConfig.from_pretrained(str(folder or place), trust_remote_code=False)
+
+
+def _hint(spec: LanguageModel) -> str:
+    if spec.folder is not None:
+        return ""
+    return f"there is no folder {spec.name} either; give one where the hub cannot be reached"
+
+
+def stored(spec: LanguageModel) -> nn.Module:
+    """A network of a folder or of the hub, with its weights; at random where a folder holds only a configuration."""
+    folder, place, config = spec.folder, spec.name, configuration(spec)
+    with told(place, _hint(spec)), silent():
         if spec.head == "classify" and (not spec.taught or config.num_labels != spec.labels):
             config.num_labels = spec.labels
         _check_causal(spec, without_dropout(spec, config))

@@ -3,6 +3,7 @@
 from potstill.objectives.ab import AB
 from potstill.objectives.afd import AFD
 from potstill.objectives.at import AT
+from potstill.objectives.attention_mse import AttentionMSE
 from potstill.objectives.cc import CC
 from potstill.objectives.crd import CRD
 from potstill.objectives.cross_entropy import CrossEntropy
@@ -13,11 +14,14 @@ from potstill.objectives.ega import EGA
 from potstill.objectives.fitnet import FitNet
 from potstill.objectives.fsp import FSP
 from potstill.objectives.ft import FT, FTParaphraser
+from potstill.objectives.hidden_cosine import HiddenCosine
+from potstill.objectives.hidden_mse import HiddenMSE
 from potstill.objectives.icd import ICD
 from potstill.objectives.info_flow import InfoFlow
 from potstill.objectives.itrd import ITRD
 from potstill.objectives.kd import KD
 from potstill.objectives.kdsvd import KDSVD
+from potstill.objectives.minilm import MiniLMAttention, MiniLMRelations
 from potstill.objectives.mixtures import JSD, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
 from potstill.objectives.ofd import OFD
@@ -42,6 +46,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ab": AB,
     "afd": AFD,
     "at": AT,
+    "attention_mse": AttentionMSE,
     "cc": CC,
     "ce": CrossEntropy,
     "crd": CRD,
@@ -53,6 +58,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "fsp": FSP,
     "ft": FT,
     "ft_paraphraser": FTParaphraser,
+    "hidden_cosine": HiddenCosine,
+    "hidden_mse": HiddenMSE,
     "icd": ICD,
     "info_flow": InfoFlow,
     "itrd": ITRD,
@@ -61,6 +68,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "kdsvd": KDSVD,
     "ls_dkd": LSDKD,
     "ls_kd": LSKD,
+    "minilm_attention": MiniLMAttention,
+    "minilm_relations": MiniLMRelations,
     "nst": NST,
     "ofd": OFD,
     "pkt": PKT,
@@ -115,11 +124,16 @@ __all__ = [
     "TVD",
     "VID",
     "WSLD",
+    "AttentionMSE",
     "CrossEntropy",
     "FTParaphraser",
     "FitNet",
     "ForwardKL",
+    "HiddenCosine",
+    "HiddenMSE",
     "InfoFlow",
+    "MiniLMAttention",
+    "MiniLMRelations",
     "PKTSupervised",
     "RankDistance",
     "ReverseKL",

@@ -1,1 +1,1 @@
-"""Language: what transformers, tokenizers and texts need beside the core. Importing it imports no transformers."""
+"""Language models: data, sequences, sampling, vocabularies and runs. Everything in here may import transformers."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from potstill.callbacks import Callback
     from potstill.examples import Examples
     from potstill.recipe import Fit
+    from potstill.stages import Stage
     from potstill.terms import Term
 
 
@@ -92,6 +93,10 @@ class Scheme:
         """Its losses, label term included."""
         return ()
 
+    def before(self) -> tuple[Stage, ...]:
+        """Stages of its own, in front of those that its losses bring."""
+        return ()
+
     def around(self, terms: Sequence[Term]) -> list[Term]:
         """All losses of a method in which `terms` are written beside it: they come in addition, or in place of its own
         of the same name.
@@ -137,6 +142,9 @@ class Several(Scheme):
     def adapt(self, student: Network, batch: Batch, peer: Callable[[str], nn.Module], seed: int) -> nn.Module:
         (part,) = (part for part in self.parts if part.adapts)
         return part.adapt(student, batch, peer, seed)
+
+    def before(self) -> tuple[Stage, ...]:
+        return tuple(stage for part in self.parts for stage in part.before())
 
     def around(self, terms: Sequence[Term]) -> list[Term]:
         found = list(terms)

@@ -8,15 +8,18 @@ from potstill.schemes.bss import BSS
 from potstill.schemes.ces_kd import CESKD
 from potstill.schemes.ckd import CKD
 from potstill.schemes.dgkd import DGKD
+from potstill.schemes.distilbert import DistilBERT
 from potstill.schemes.dml import DML
 from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
 from potstill.schemes.hkd import HKD
+from potstill.schemes.minilm import MiniLM
 from potstill.schemes.mixed_kd import CutMixKD, MixupKD
 from potstill.schemes.one import ONE
 from potstill.schemes.r2kd import R2KD
 from potstill.schemes.takd import TAKD
 from potstill.schemes.teachers import Teachers
+from potstill.schemes.tinybert import TinyBERT
 
 SCHEMES: dict[str, type[Scheme]] = {
     "black_box": BlackBox,
@@ -25,15 +28,18 @@ SCHEMES: dict[str, type[Scheme]] = {
     "ckd": CKD,
     "cutmix_kd": CutMixKD,
     "dgkd": DGKD,
+    "distilbert": DistilBERT,
     "dml": DML,
     "dual": Dual,
     "ema": EMA,
     "hkd": HKD,
+    "minilm": MiniLM,
     "mixup_kd": MixupKD,
     "one": ONE,
     "r2kd": R2KD,
     "takd": TAKD,
     "teachers": Teachers,
+    "tinybert": TinyBERT,
 }
 
 __all__ = [
@@ -50,7 +56,10 @@ __all__ = [
     "TAKD",
     "BlackBox",
     "CutMixKD",
+    "DistilBERT",
     "Dual",
+    "MiniLM",
     "MixupKD",
     "Teachers",
+    "TinyBERT",
 ]

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from potstill.types import View
+from potstill.types import MAIN, Batch, View
 
 AT = "at"
 """`View.extras` `[B, R]`: the token whose output predicts the label. Without it the answer covers all tokens."""
@@ -55,6 +56,44 @@ def teaching(
         mask=response_mask,
         extras={AT: at * response_mask, PROMPT: prompt, PROMPT_MASK: prompt_mask, **extras},
     )
+
+
+def rewritten(batch: Batch, tokens: Int64[Tensor, "B R"], mask: Bool[Tensor, "B R"], **extras: Any) -> Batch:
+    """The batch with responses that somebody else has written to the same prompts."""
+    main = batch.main
+    view = teaching(main.extras[PROMPT], main.extras[PROMPT_MASK], tokens, mask, main.index, **extras)
+    return batch.with_view(MAIN, view)
+
+
+def chosen(first: Bool[Tensor, "B"], one: View, other: View) -> View:
+    """Row by row the one view or the other, of the same samples; both are filled up to the longer on the right."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        width = max(a.shape[1], b.shape[1])
+        a, b = (F.pad(value, (0, width - value.shape[1])) for value in (a, b))
+        return torch.where(first[:, None], a, b)
+
+    assert one.label is not None
+    assert other.label is not None
+    assert one.mask is not None
+    assert other.mask is not None
+    sides = [_placed(view) for view in (one, other)]
+    inputs = {name: pick(sides[0][name], sides[1][name]) for name in ("input_ids", "attention_mask", "position_ids")}
+    extras = {name: value for name, value in one.extras.items() if name in (PROMPT, PROMPT_MASK)}
+    return View(
+        inputs,
+        one.index,
+        label=pick(one.label, other.label),
+        mask=pick(one.mask, other.mask),
+        extras={AT: pick(one.extras[AT], other.extras[AT]), **extras},
+    )
+
+
+def _placed(view: View) -> dict[str, Tensor]:
+    """The input with its positions, as the network would count them."""
+    mask = view.input["attention_mask"]
+    counted = (mask.long().cumsum(1) - 1).clamp(min=0)
+    return {"position_ids": counted, **view.input, "attention_mask": mask.bool()}
 
 
 def padded(rows: Sequence[Sequence[int]], *, left: bool = False, pad: int = 0) -> tuple[Tensor, Tensor]:

@@ -93,7 +93,7 @@ NEIGHBOURS = {"permuting_the_batch_permutes_the_units": "only neighbouring rows 
 
 TEXT = {"attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0]]).bool()}
 """Padding behind and in front of a text."""
-HEADS, WIDER = (4, 3, 2, 2), (4, 3, 2, 3)
+HEADS, WIDER = (4, 3, 2, 1), (4, 3, 2, 2)
 """Queries, keys or values of two heads."""
 
 CASES = [

@@ -24,8 +24,8 @@ from potstill.tasks.classify import Classify
 from potstill.tasks.masked_language import MaskedLanguage, Masking, rarity_of
 from potstill.types import Batch, DataInfo, View
 
-FIT = Fit(epochs=3, batch_size=16, optimizer="adamw", lr=3e-3, weight_decay=0.0, schedule="constant")
-TEXTS = 64
+FIT = Fit(epochs=2, batch_size=16, optimizer="adamw", lr=3e-3, weight_decay=0.0, schedule="constant")
+TEXTS = 48
 PAD, MASK = 0, 4
 SPECIAL = (0, 1, 2, 3, 4)
 
@@ -134,15 +134,13 @@ def test_distilbert_learns_what_is_hidden_and_what_the_teacher_says(options, exa
 def test_a_killed_run_hides_the_same_tokens(examples, tokenizer, tmp_path):
     def run(folder, on_step=None):
         return assemble(
-            *teaching(
-                hf.BertForMaskedLM, distilbert(tokenizer), examples, fit=replace(FIT, epochs=2, checkpoint_steps=1)
-            ),
+            *teaching(hf.BertForMaskedLM, distilbert(tokenizer), examples, fit=replace(FIT, checkpoint_steps=1)),
             folder=tmp_path / folder,
             on_step=on_step,
         )
 
     def press(progress):
-        if progress.step == 6:
+        if progress.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
 
     whole, rest = run("whole"), run("parts")
@@ -156,7 +154,7 @@ def test_a_killed_run_hides_the_same_tokens(examples, tokenizer, tmp_path):
 
 
 def test_tinybert_learns_layers_first_and_answers_then(examples, tmp_path):
-    method = "tinybert(share=0.67)+ce:0.1"
+    method = "tinybert(share=1)+ce:0.1"
     student, guide, *rest = teaching(hf.BertForSequenceClassification, method, examples)
     engine, result = train_stages(
         student, guide, rest[0], lambda fit: examples, FIT, begin=lambda label, total: lambda progress: None,
@@ -177,7 +175,7 @@ def test_tinybert_moves_no_classifier_in_its_first_stage(examples):
     method = parse("tinybert")
     given = teaching(hf.BertForSequenceClassification, "tinybert", examples)
     before = copy.deepcopy(given[0].classifier.state_dict())
-    run = assemble(*given[:4], FIT, stage=method.stages[0])
+    run = assemble(*given[:4], replace(FIT, epochs=1), stage=method.stages[0])
     run.run()
     assert all(torch.equal(value, before[name]) for name, value in run.student.classifier.state_dict().items())
 

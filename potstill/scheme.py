@@ -73,6 +73,8 @@ class Scheme:
     """Its sources or its examples are made with labels, whatever its terms need."""
     classifies: ClassVar[bool] = False
     """Its losses train the student's classifier, though none is written on `student:output`."""
+    wants: ClassVar[str] = ""
+    """As of an objective."""
     example: ClassVar[str] = ""
     """How it is written where the bare name does not stand alone."""
     modifies: ClassVar[bool] = False

@@ -111,6 +111,8 @@ class Objective(nn.Module):
     tail_spread: ClassVar[bool] = False
     """It may read logits of which only the largest are known and the others' mass is spread evenly, where that was done
     at its own `temperature`."""
+    wants: ClassVar[str] = ""
+    """What it reads that not every kind of example has, in words."""
     part_of: ClassVar[str | None] = None
     """For a formula that is no method by itself: what it is a part of. A method string refuses it."""
     paper: ClassVar[str] = ""

@@ -26,8 +26,8 @@ FINAL_NORMS = ("norm", "ln_f", "final_norm", "final_layer_norm", "final_layernor
 GROUPS = ("hiddens", "queries", "keys", "values", "attention", "last.attention")
 _NAME = re.compile(r"hidden\d+|last_hidden|words|(layer\d+|last)\.[qkv]")
 BY_HAND = (
-    "name module paths by hand in a potstill.Term instead, such as 'encoder.layer.3' for a layer's output, "
-    "'encoder.layer.3.attention.self.query.heads64' for queries of 64 numbers a head"
+    "name module paths by hand in a potstill.Term, such as encoder.layer.3.attention.self.query.heads64 (heads of 64 "
+    "numbers)"
 )
 
 
@@ -96,8 +96,7 @@ def find_layers(model: nn.Module) -> Layers:
     if not stacks:
         known = ", ".join("/".join(names) for names in (*PROJECTIONS, FUSED))
         raise ValueError(
-            f"{kind} has no list of layers whose attention has projections that are known by their names ({known}); "
-            + BY_HAND
+            f"{kind} has no list of layers whose attention has projections under known names ({known}); {BY_HAND}"
         )
     if len(stacks) > 1:
         raise ValueError(f"{kind} has several lists of layers ({', '.join(p for p, _ in stacks)}); {BY_HAND}")

@@ -1,4 +1,4 @@
-"""Attention scores, layer by layer: TinyBERT's L_attn (Jiao et al. 2020)."""
+"""AttentionMSE: attention scores, layer by layer, as in TinyBERT (Jiao et al. 2020)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class AttentionMSE(Objective):
     needs = ("attention_mask",)
     default_taps = ("attention", "attention")
     paired = False
+    wants = "hidden states or attention of two transformers that read the same tokens"
     matches = "relations"
     weight_from = "the authors' code"
     paper = (

@@ -1,4 +1,4 @@
-"""The direction of hidden states: the third of DistilBERT's losses (Sanh et al. 2019)."""
+"""HiddenCosine: the direction of hidden states, as in DistilBERT (Sanh et al. 2019)."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class HiddenCosine(Objective):
     """
 
     default_taps = ("last_hidden", "last_hidden")
+    wants = "hidden states or attention of two transformers that read the same tokens"
     matches = "features"
     weight_from = "the authors' code"
     paper = (

@@ -1,4 +1,4 @@
-"""Hidden states, layer by layer: TinyBERT's L_hid, for any transformers (Jiao et al. 2020)."""
+"""HiddenMSE: hidden states, layer by layer, as in TinyBERT (Jiao et al. 2020)."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class HiddenMSE(Objective):
     needs = ("attention_mask",)
     default_taps = ("hiddens", "hiddens")
     paired = False
+    wants = "hidden states or attention of two transformers that read the same tokens"
     matches = "features"
     weight_from = "the authors' code"
     paper = (

@@ -31,6 +31,7 @@ class MiniLMRelations(Objective):
     needs = ("attention_mask",)
     default_taps = ("last.q,last.k,last.v", "last.q,last.k,last.v")
     paper_terms = "ce:0+minilm_relations:1"
+    wants = "hidden states or attention of two transformers that read the same tokens"
     matches = "relations"
     weight_from = "the paper"
     paper = (
@@ -97,6 +98,7 @@ class MiniLMAttention(Objective):
     needs = ("attention_mask",)
     default_taps = ("last.attention,last.v", "last.attention,last.v")
     paper_terms = "ce:0+minilm_attention:1"
+    wants = "hidden states or attention of two transformers that read the same tokens"
     matches = "relations"
     weight_from = "the paper"
     paper = (

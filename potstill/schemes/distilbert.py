@@ -52,6 +52,7 @@ class DistilBERT(Scheme):
     mask_id: int = 103
     special: str = "0/100/101/102/103"
     paper: ClassVar[str] = HiddenCosine.paper
+    wants: ClassVar[str] = "transformers that read the same tokens"
     matches: ClassVar[str] = "logits"
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ class MiniLM(Scheme):
     heads: int = 48
     layer: int = 0
     paper: ClassVar[str] = MiniLMRelations.paper
+    wants: ClassVar[str] = "transformers that read the same tokens"
     matches: ClassVar[str] = "relations"
 
     def __post_init__(self) -> None:

@@ -44,6 +44,7 @@ class TinyBERT(Scheme):
     projection: str = "shared"
     pads: str = "ignored"
     paper: ClassVar[str] = HiddenMSE.paper
+    wants: ClassVar[str] = "transformers that read the same tokens"
     matches: ClassVar[str] = "features"
 
     def __post_init__(self) -> None:

@@ -15,12 +15,15 @@ import transformers as hf
 from potstill.cell import assemble, train_stages
 from potstill.examples import Examples, source
 from potstill.hashing import hash_int
+from potstill.language.views import padded
+from potstill.language.views import teaching as responses_of
 from potstill.loop import Interrupted
 from potstill.methods import parse
 from potstill.precision import Precision
 from potstill.recipe import Fit
 from potstill.schemes import DistilBERT
 from potstill.tasks.classify import Classify
+from potstill.tasks.language import Language
 from potstill.tasks.masked_language import MaskedLanguage, Masking, rarity_of
 from potstill.types import Batch, DataInfo, View
 
@@ -125,7 +128,7 @@ def distilbert(tokenizer, options=""):
 
 @pytest.mark.parametrize("options", ["", ",only_masked=True,smoothing=0"])
 def test_distilbert_learns_what_is_hidden_and_what_the_teacher_says(options, examples, tokenizer):
-    run = assemble(*teaching(hf.BertForMaskedLM, distilbert(tokenizer, options), examples))
+    run = assemble(*teaching(hf.BertForMaskedLM, distilbert(tokenizer, options), examples, fit=replace(FIT, epochs=5)))
     first, *_, last = terms(run.run().history)
     assert first.keys() == {"kd", "mlm", "cosine"}
     assert all(last[name] < first[name] for name in first)
@@ -277,3 +280,45 @@ def test_the_masked_loss_of_a_network_is_evaluated_on_the_same_tokens(examples, 
     found = task.evaluate(student, examples.loader.epoch(0))
     assert found.scores == task.evaluate(student, examples.loader.epoch(0)).scores
     assert found.scores["loss"] == pytest.approx(torch.tensor(300.0).log().item(), abs=0.1)  # knows nothing yet
+
+
+def test_micro_batches_hide_the_same_tokens_and_give_the_same_weights(examples, tokenizer):
+    weights = []
+    for micro in (None, 6):
+        fit = replace(FIT, epochs=1, optimizer="sgd", lr=0.1, micro_batch=micro)
+        wide = (2, 32, 4)  # no matrix of float32 between the hidden states
+        given = teaching(hf.BertForMaskedLM, distilbert(tokenizer), examples, student=wide, fit=fit)
+        student, guide, *rest = given
+        guide.module.double()
+        run = assemble(student.double(), guide, *rest)
+        run.run()
+        weights.append([value.clone() for value in run.student.parameters()])
+    for ours, theirs in zip(*weights, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_hidden_states_and_relations_of_a_causal_language_model(examples, reviews):
+    """Beside logits that are never made whole."""
+
+    def llama(layers, width, seed):
+        sizes = {"vocab_size": 300, "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return hf.LlamaForCausalLM(hf.LlamaConfig(**sizes, **heads))
+
+    class Responses(Reviews):
+        def batch(self, index):
+            prompt, real = padded([self.rows[i][:3] for i in index], left=True)
+            rest, kept = padded([self.rows[i][3:] for i in index])
+            return Batch({"main": responses_of(prompt, real, rest, kept, torch.tensor(index))})
+
+    loader = Responses(examples.loader.rows, examples.loader.labels)
+    texts = replace(examples, loader=loader, probe=loader.batch(list(range(8))), task=Language())
+    guide = source(
+        llama(4, 32, 1), texts.probe, trained=False, preprocess=None, precision=Precision(), task=texts.task
+    )  # fmt: skip
+    method = parse("ce:0+forward_kl:1+hidden_mse:1+minilm_relations(heads=4):1")
+    run = assemble(llama(2, 16, 0), guide, method, texts, FIT)
+    first, *_, last = terms(run.run().history)
+    assert all(last[name] < first[name] for name in ("forward_kl", "hidden_mse", "minilm_relations"))

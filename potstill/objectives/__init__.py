@@ -2,6 +2,7 @@
 
 from potstill.objectives.ab import AB
 from potstill.objectives.afd import AFD
+from potstill.objectives.akl import AKL
 from potstill.objectives.at import AT
 from potstill.objectives.attention_mse import AttentionMSE
 from potstill.objectives.cc import CC
@@ -14,6 +15,7 @@ from potstill.objectives.ega import EGA
 from potstill.objectives.fitnet import FitNet
 from potstill.objectives.fsp import FSP
 from potstill.objectives.ft import FT, FTParaphraser
+from potstill.objectives.gold import GOLD
 from potstill.objectives.hidden_cosine import HiddenCosine
 from potstill.objectives.hidden_mse import HiddenMSE
 from potstill.objectives.icd import ICD
@@ -22,10 +24,11 @@ from potstill.objectives.itrd import ITRD
 from potstill.objectives.kd import KD
 from potstill.objectives.kdsvd import KDSVD
 from potstill.objectives.minilm import MiniLMAttention, MiniLMRelations
-from potstill.objectives.mixtures import JSD, SkewKL, SkewReverseKL
+from potstill.objectives.mixtures import JSD, MixtureKL, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
 from potstill.objectives.ofd import OFD
 from potstill.objectives.pkt import PKT, PKTSupervised
+from potstill.objectives.policy_gradient import PolicyGradient
 from potstill.objectives.rank_distance import RankDistance
 from potstill.objectives.reviewkd import ReviewKD
 from potstill.objectives.rkd import RKD
@@ -37,6 +40,7 @@ from potstill.objectives.simkd import SimKD
 from potstill.objectives.sp import SP
 from potstill.objectives.srrl import SRRL
 from potstill.objectives.standardised import LSDKD, LSKD, Standardised
+from potstill.objectives.uld import ULD
 from potstill.objectives.value_distance import ValueDistance
 from potstill.objectives.vid import VID
 from potstill.objectives.wsld import WSLD
@@ -45,6 +49,7 @@ from potstill.types import Objective
 OBJECTIVES: dict[str, type[Objective]] = {
     "ab": AB,
     "afd": AFD,
+    "akl": AKL,
     "at": AT,
     "attention_mse": AttentionMSE,
     "cc": CC,
@@ -60,6 +65,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ft_paraphraser": FTParaphraser,
     "hidden_cosine": HiddenCosine,
     "hidden_mse": HiddenMSE,
+    "gold": GOLD,
     "icd": ICD,
     "info_flow": InfoFlow,
     "itrd": ITRD,
@@ -70,10 +76,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ls_kd": LSKD,
     "minilm_attention": MiniLMAttention,
     "minilm_relations": MiniLMRelations,
+    "mixture_kl": MixtureKL,
     "nst": NST,
     "ofd": OFD,
     "pkt": PKT,
     "pkt_supervised": PKTSupervised,
+    "policy_gradient": PolicyGradient,
     "rank_distance": RankDistance,
     "reverse_kl": ReverseKL,
     "reviewkd": ReviewKD,
@@ -89,6 +97,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "srrl": SRRL,
     "symmetric_kl": SymmetricKL,
     "tvd": TVD,
+    "uld": ULD,
     "value_distance": ValueDistance,
     "vid": VID,
     "wsld": WSLD,
@@ -97,6 +106,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 __all__ = [
     "AB",
     "AFD",
+    "AKL",
     "AT",
     "CC",
     "CRD",
@@ -105,6 +115,7 @@ __all__ = [
     "EGA",
     "FSP",
     "FT",
+    "GOLD",
     "ICD",
     "ITRD",
     "JSD",
@@ -122,6 +133,7 @@ __all__ = [
     "SP",
     "SRRL",
     "TVD",
+    "ULD",
     "VID",
     "WSLD",
     "AttentionMSE",
@@ -134,7 +146,9 @@ __all__ = [
     "InfoFlow",
     "MiniLMAttention",
     "MiniLMRelations",
+    "MixtureKL",
     "PKTSupervised",
+    "PolicyGradient",
     "RankDistance",
     "ReverseKL",
     "ReviewKD",

@@ -77,6 +77,10 @@ def test_what_does_not_apply_is_a_row_with_a_reason(unequal):
     rows, counted = unequal
     refused = {row["method"]: row for row in rows if not row["applies"]}
     assert set(refused) == {"fsp", "kdsvd"} | FOR_TEXTS
+    assert (
+        refused["gold"]["reason"]
+        == "no view 'teacher': it reads texts cut by two tokenizers (potstill.language.crossing)"
+    )
     assert refused["fsp"]["reason"].startswith("the student's layers have [16, 16, 32, 64] channels")
     assert "at, nst and sp do without" in refused["fsp"]["reason"]
     assert refused["fsp"]["parameters"] is refused["fsp"]["MiB"] is None

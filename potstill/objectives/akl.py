@@ -40,7 +40,7 @@ class AKL(Objective):
     matches = "logits"
     lazy = True
     takes_top = True
-    weight_from = "as the other divergences (no label term)"
+    weight_from = "as the other divergences"
     paper = (
         "Wu, Tao, Wang, Yang, Zhao, Wong: Rethinking Kullback-Leibler Divergence in Knowledge Distillation for Large "
         "Language Models. COLING 2025. arXiv:2404.02657"

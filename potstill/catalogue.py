@@ -82,9 +82,7 @@ def grid(named: str | None, smoke: bool, root: str | None = None) -> tuple[Grid,
     if named is None:
         made = recipe(None, smoke, root)[0]
         if not isinstance(made, Recipe):
-            raise ValueError(
-                "a grid compares image classifiers; for texts: potstill distill --data.root FILE"
-            )
+            raise ValueError("a grid compares image classifiers; for texts: potstill distill --data.root FILE")
         return Grid.of(made), None
     path = _found(named, "grid")
     made = _made(path, smoke, "grid") or _made(path, smoke, "recipe")

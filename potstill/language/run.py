@@ -8,13 +8,13 @@ from typing import Any
 from potstill.compare import check_methods, completed
 from potstill.comparison import Options
 from potstill.idle import unused
-from potstill.language import texts, tokenizers
+from potstill.language import models, texts, tokenizers
 from potstill.language.comparison import TextComparison
 from potstill.language.encode import Encoded, encode
 from potstill.language.generation import Ends
 from potstill.language.judge import Judge
 from potstill.language.models import LanguageModel
-from potstill.language.networks import CONTEXT, configuration
+from potstill.language.networks import configuration
 from potstill.language.recipe import LanguageRecipe
 from potstill.language.scores import MEASURES
 from potstill.language.setting import TextSetting
@@ -81,9 +81,12 @@ def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
 
 def _context(spec: LanguageModel) -> int:
     """How many tokens a network reads."""
-    if spec.derived or not spec.stored:
-        return spec.context or (sys.maxsize if spec.derived else CONTEXT)
-    return getattr(configuration(spec), "max_position_embeddings", None) or sys.maxsize
+    if spec.derived:
+        return spec.context or sys.maxsize
+    if not spec.stored:
+        return spec.context or models.CONTEXT
+    config = configuration(spec).get_text_config()
+    return getattr(config, "max_position_embeddings", None) or sys.maxsize
 
 
 def _judge(

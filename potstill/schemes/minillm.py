@@ -42,6 +42,7 @@ class MiniLLM(Scheme):
     tokens: int = 0
 
     paper: ClassVar[str] = PolicyGradient.paper
+    wants: ClassVar[str] = "texts, a prompt and its response"
     matches: ClassVar[str] = "logits"
     needs_labels: ClassVar[bool] = True
     classifies: ClassVar[bool] = True

@@ -36,6 +36,7 @@ class SeqKD(Scheme):
     tokens: int = 0
 
     paper: ClassVar[str] = "Kim, Rush: Sequence-Level Knowledge Distillation. EMNLP 2016. arXiv:1606.07947"
+    wants: ClassVar[str] = "texts, a prompt and its response"
     matches: ClassVar[str] = "labels"
     modifies: ClassVar[bool] = True
     losses: ClassVar[str] = "ce:1"

@@ -50,6 +50,7 @@ class SKD(Scheme):
         "Xu, Han, Wang, Le, Madeka, Li, Wang, Agarwal, Lee, Pfister: Speculative Knowledge Distillation: Bridging the "
         "Teacher-Student Gap Through Interleaved Sampling. ICLR 2025. arXiv:2410.11325"
     )
+    wants: ClassVar[str] = "texts, a prompt and its response"
     matches: ClassVar[str] = "logits"
     modifies: ClassVar[bool] = True
     losses: ClassVar[str] = "ce:0+forward_kl:1"

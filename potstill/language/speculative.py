@@ -24,7 +24,7 @@ from potstill.language.generation import (
     refuse_nan,
     warped,
 )
-from potstill.language.reading import Reader, checked_prompt, quiet, reader, text_config
+from potstill.language.reading import Reader, agreed, checked_prompt, quiet, reader, text_config
 
 AcceptOn = Literal["raw", "warped"]
 Tested = Literal["kept", "resampled"]
@@ -203,11 +203,11 @@ def interleave(
             # A row that has ended stays where it is and writes nothing: its `done` says there is no room.
             length, done = length + count, torch.where(ended, new, done + count)
             alive = done < new
-            facts = torch.stack([new - done.min(), length.max(), alive.sum(), bad.long()])
-            room, width, going, wrong = facts.tolist()
+            shared = agreed(torch.stack([new - done.min(), bad.long()]), student, teacher)
+            room, wrong, width, going = torch.cat([shared, torch.stack([length.max(), alive.sum()])]).tolist()
             if wrong:
                 break
-            if room and 2 * going <= len(rows):
+            if room and 0 < 2 * going <= len(rows):
                 stay = alive.nonzero()[:, 0]
                 for network in readers.values():
                     network.keep(stay)

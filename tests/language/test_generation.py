@@ -151,6 +151,27 @@ def test_columns_behind_the_vocabulary_are_never_written():
     assert generate(teacher, PROMPT, MASK, hot, Ends((), 0), random(), vocabulary=40).tokens.max() < 40
 
 
+def test_a_rank_that_has_ended_reads_on_until_the_others_have(monkeypatch):
+    student, teacher = causal("llama"), causal("gpt2")
+    short = Sampling(max_new_tokens=3)
+    settings = {"ends": Ends((), 0), "student_sampling": short, "draft": 2}
+    alone = interleave(student, teacher, PROMPT, MASK, generator=random(), **settings)
+    rounds = []
+
+    def another_rank(facts, operation):
+        rounds.append(facts.clone())
+        facts[0] = 1 if len(rounds) < 6 else 0
+
+    monkeypatch.setattr("potstill.language.reading.sharded", lambda network: True)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.all_reduce", another_rank)
+    shared = interleave(student, teacher, PROMPT, MASK, generator=random(), **settings)
+    assert len(rounds) == 6
+    assert rounds[-1][0] == 0
+    assert bool(shared.mask.all())
+    assert torch.equal(shared.tokens[:, :2], alone.tokens[:, :2])
+
+
 @pytest.mark.parametrize(
     "sampling",
     [Sampling(0.5, 0.5), Sampling(2.0, 0.9, 7), Sampling(1.0, 1.0, 3), Sampling(0.7, 0.2), Sampling(1.0, 0.95, 60)],

@@ -28,6 +28,7 @@ def teaching(
     response: Int64[Tensor, "B R"],
     response_mask: Bool[Tensor, "B R"],
     index: Int64[Tensor, "B"],
+    length: int | None = None,
     **extras: Any,
 ) -> View:
     """A view in which every response token is a label, predicted by the token in front of it.
@@ -35,6 +36,9 @@ def teaching(
     The prompt is padded on the left and the response anywhere; what is padding is masked, and positions are counted
     without it. The shift by one token is made here and nowhere else: `at[:, r]` is the place of the last token that
     counts before response token r.
+
+    With `length`, the most tokens that any of the sequences has, known on the host, they are moved together: prompt,
+    response, then padding, in so many columns instead of P + R.
 
     Raises ValueError for a prompt without a token: nothing would predict the first of the response.
     """
@@ -44,11 +48,15 @@ def teaching(
     places = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, places, 0).cummax(1).values  # the last real token up to each place
     at = last[:, prompt.shape[1] - 1 : -1] if response.shape[1] else last[:, :0]
-    inputs = {
-        "input_ids": torch.cat([prompt, response], 1) * mask,
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
-    }
+    tokens, positions = torch.cat([prompt, response], 1) * mask, (mask.cumsum(1) - 1).clamp(min=0)
+    if length is not None:
+        # A real token's position is its new place; padding goes to one more column, which is cut off.
+        place = torch.where(mask, positions, length)
+        tokens = tokens.new_zeros(len(tokens), length + 1).scatter(1, place, tokens)[:, :length]
+        at = positions.gather(1, at)
+        mask = torch.arange(length, device=mask.device) < mask.sum(1, keepdim=True)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+    inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
     return View(
         inputs,
         index,
@@ -96,7 +104,7 @@ def _placed(view: View) -> dict[str, Tensor]:
     return {"position_ids": counted, **view.input, "attention_mask": mask.bool()}
 
 
-def padded(rows: Sequence[Sequence[int]], *, left: bool = False, pad: int = 0) -> tuple[Tensor, Tensor]:
+def padded(rows: Sequence[Sequence[int] | np.ndarray], *, left: bool = False, pad: int = 0) -> tuple[Tensor, Tensor]:
     """Rows of unequal length as `[B, longest]` int64, and which entries are real.
 
     >>> padded([[5, 6], [7]], left=True)[0].tolist()

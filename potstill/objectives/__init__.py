@@ -18,6 +18,7 @@ from potstill.objectives.info_flow import InfoFlow
 from potstill.objectives.itrd import ITRD
 from potstill.objectives.kd import KD
 from potstill.objectives.kdsvd import KDSVD
+from potstill.objectives.logit_mse import LogitMSE
 from potstill.objectives.mixtures import JSD, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
 from potstill.objectives.ofd import OFD
@@ -27,6 +28,7 @@ from potstill.objectives.reviewkd import ReviewKD
 from potstill.objectives.rkd import RKD
 from potstill.objectives.rrd import RRD
 from potstill.objectives.rtk import RTK
+from potstill.objectives.score_mse import ScoreMSE
 from potstill.objectives.semckd import SemCKD
 from potstill.objectives.several_kd import SeveralKD
 from potstill.objectives.simkd import SimKD
@@ -59,6 +61,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "jsd": JSD,
     "kd": KD,
     "kdsvd": KDSVD,
+    "logit_mse": LogitMSE,
     "ls_dkd": LSDKD,
     "ls_kd": LSKD,
     "nst": NST,
@@ -71,6 +74,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "rkd": RKD,
     "rrd": RRD,
     "rtk": RTK,
+    "score_mse": ScoreMSE,
     "semckd": SemCKD,
     "several_kd": SeveralKD,
     "simkd": SimKD,
@@ -120,10 +124,12 @@ __all__ = [
     "FitNet",
     "ForwardKL",
     "InfoFlow",
+    "LogitMSE",
     "PKTSupervised",
     "RankDistance",
     "ReverseKL",
     "ReviewKD",
+    "ScoreMSE",
     "SemCKD",
     "SeveralKD",
     "SimKD",

@@ -13,6 +13,7 @@ from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
 from potstill.schemes.hkd import HKD
 from potstill.schemes.mixed_kd import CutMixKD, MixupKD
+from potstill.schemes.mixkd import MixKD
 from potstill.schemes.one import ONE
 from potstill.schemes.r2kd import R2KD
 from potstill.schemes.takd import TAKD
@@ -29,6 +30,7 @@ SCHEMES: dict[str, type[Scheme]] = {
     "dual": Dual,
     "ema": EMA,
     "hkd": HKD,
+    "mixkd": MixKD,
     "mixup_kd": MixupKD,
     "one": ONE,
     "r2kd": R2KD,
@@ -51,6 +53,7 @@ __all__ = [
     "BlackBox",
     "CutMixKD",
     "Dual",
+    "MixKD",
     "MixupKD",
     "Teachers",
 ]

@@ -1,0 +1,1 @@
+"""Language: texts, tokens and what is made of them. Needs the extra `potstill[language]`."""

@@ -10,12 +10,13 @@ from potstill.assistants import check_assistants, with_ladder
 from potstill.comparison import Comparison, Options
 from potstill.data import load
 from potstill.evaluation.summary import Cell
+from potstill.idle import without_effect
 from potstill.methods import Method, parse
 from potstill.models import check_name
 from potstill.precision import Precision
 from potstill.ranks import rank, wait
 from potstill.recipe import Recipe
-from potstill.setting import Setting, with_views, without_effect
+from potstill.setting import Setting, with_views
 from potstill.together import groups
 from potstill.unlabelled import check_unlabelled, unknown_normalisation, untaught_answers
 
@@ -35,7 +36,7 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     setting.check(methods, options.seed)
     with runs.claim(options.out, values, options.resume) if rank() == 0 else nullcontext():
         wait()
-        return _compare(setting, options, methods)
+        return compared(setting, options, methods)
 
 
 def checked(recipe: Recipe, options: Options) -> tuple[Recipe, list[Method]]:
@@ -72,7 +73,10 @@ def opened(recipe: Recipe, options: Options) -> Setting:
     return setting
 
 
-def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[str, Any]:
+def compared(
+    setting: Any, options: Options, methods: list[Method], kind: type[Comparison] = Comparison
+) -> dict[str, Any]:
+    """Train the teacher and every student of a claimed folder, and write the summary."""
     talk, recipe = options.talk, setting.recipe
     precision, why = runs.settle_precision(
         options.out, options.precision, lambda: setting.measure(methods, options.seed, compiling=True)
@@ -81,9 +85,8 @@ def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[
     for method in methods:
         talk.say(f"method {method.name}: {method.plan}")
     cells = [(method, seed) for seed in range(options.seed, options.seed + recipe.seeds) for method in methods]
-    taught = 1 + (recipe.teacher.budget is not None)
-    with talk.bars(taught + sum(len(method.stages) for method, _ in cells)) as begin:
-        comparison = Comparison(setting, options, methods, precision, begin)
+    with talk.bars(setting.lessons + sum(len(method.stages) for method, _ in cells)) as begin:
+        comparison = kind(setting, options, methods, precision, begin)
         comparison.learn_teacher()
         done = _trained(comparison, cells)
     talk.say(runs.waiting(options.out))

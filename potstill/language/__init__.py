@@ -1,1 +1,1 @@
-"""Language: texts, tokens and what is made of them. Needs the extra `potstill[language]`."""
+"""Language models: data, sequences, sampling, vocabularies and runs. Everything in here may import transformers."""

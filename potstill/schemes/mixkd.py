@@ -15,7 +15,7 @@ from potstill.terms import Spec, Term
 from potstill.types import Task
 
 Distance = Literal["mse", "kl"]
-Labels = Literal["classes", "scores"]
+Target = Literal["classes", "scores"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class MixKD(Scheme):
 
     $\tilde z$ the answer to $\tilde E = \lambda E_i + (1 - \lambda) E_j$, $\lambda \sim Beta(a, a)$. $d$ is the squared
     error of the logits (`distance=mse`, the mean over classes) or $T^2 KL(teacher \| student)$ at `temperature` (`kl`).
-    With `labels=scores` (a regression) $CE$ is the squared error, and the label of a mixed text is mixed like it. Where
+    With `target=scores` (a regression) $CE$ is the squared error, and the label of a mixed text is mixed like it. Where
     embeddings are mixed: `potstill/tasks/mixed_embeddings.py`. Terms of weight 0 are left out, and with them what they
     would have run: `sm=0,tmkd=0` is fine-tuning.
 
@@ -51,7 +51,7 @@ class MixKD(Scheme):
     per: str = "sample"
     distance: str = "mse"
     temperature: float = 1.0
-    labels: str = "classes"
+    target: str = "classes"
     matches: ClassVar[str] = "logits"
     needs_labels: ClassVar[bool] = True
     reconstruction: ClassVar[bool] = True
@@ -61,7 +61,7 @@ class MixKD(Scheme):
     )
 
     def __post_init__(self) -> None:
-        for name, choices in (("per", get_args(Per)), ("distance", get_args(Distance)), ("labels", get_args(Labels))):
+        for name, choices in (("per", get_args(Per)), ("distance", get_args(Distance)), ("target", get_args(Target))):
             if (given := getattr(self, name)) not in choices:
                 raise ValueError(f"mixkd: unknown {name}={given!r}; {did_you_mean(str(given), choices)}")
         for name in ("sm", "tmkd", "kd"):
@@ -70,11 +70,11 @@ class MixKD(Scheme):
         for name in ("alpha", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"mixkd: {name} must be positive, got {getattr(self, name)}")
-        if self.distance == "kl" and self.labels == "scores":
+        if self.distance == "kl" and self.target == "scores":
             raise ValueError("mixkd: a score is one number, over which a softmax is 1; write distance=mse")
 
     def terms(self) -> tuple[Term, ...]:
-        scores = self.labels == "scores"
+        scores = self.target == "scores"
         label = Term(ScoreMSE, name="score_mse") if scores else Term(CrossEntropy, name="ce")
         distance = LogitMSE if self.distance == "mse" else Spec.of(KD, temperature=self.temperature)
         there = f"output@{MIXED}"
@@ -88,7 +88,7 @@ class MixKD(Scheme):
 
     def task(self, scene: Scene) -> Task:
         labels = scene.examples.info.labels
-        if labels is not None and labels.is_floating_point() != (self.labels == "scores"):
+        if labels is not None and labels.is_floating_point() != (self.target == "scores"):
             kind = "scores" if labels.is_floating_point() else "classes"
-            raise ValueError(f"mixkd: the labels of this data are {kind}; write mixkd(labels={kind})")
+            raise ValueError(f"mixkd: the labels of this data are {kind}; write mixkd(target={kind})")
         return MixedEmbeddings(self.alpha, "batch" if self.per == "batch" else "sample")

@@ -27,8 +27,13 @@ class TextScores:
     """
 
     predictions: Tensor
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
     finite: bool = True
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """What a row of `metrics.jsonl` says of it."""
+        return {f"valid_{name}": value for name, value in self.scores.items()}
 
     @property
     def says(self) -> str:

@@ -1,4 +1,4 @@
-"""Matching logits (Ba and Caruana 2014)."""
+"""Matching logits (Ba and Caruana 2014, Kim et al. 2021)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LogitMSE(Objective):
     Shapes: `[B, K]` on both sides -> `[B]`; `[B, T, V]` -> `[B, T]`. Raises ValueError when the two networks have
     different numbers of classes.
 
-    Where we differ: the mean over the classes is that of `torch.nn.MSELoss`, the paper's sum is K times it.
+    Where we differ: the mean over the classes is that of `torch.nn.MSELoss`, the papers' sum is K times it.
 
     >>> import torch
     >>> LogitMSE()(torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2))
@@ -26,7 +26,10 @@ class LogitMSE(Objective):
 
     matches = "logits"
     weight_from = "ours"
-    paper = "Ba, Caruana: Do Deep Nets Really Need to be Deep? NeurIPS 2014. arXiv:1312.6184"
+    paper = (
+        "Kim, Oh, Kim, Cho, Yun: Comparing Kullback-Leibler Divergence and Mean Squared Error Loss in Knowledge "
+        "Distillation. IJCAI 2021. arXiv:2105.08919"
+    )
 
     @classmethod
     def sized(cls, student, teacher, data, modules, **kw):

@@ -33,11 +33,12 @@ class MixKD(Scheme):
 
     Both networks read the same token ids. A network is evaluated on texts as they are.
 
-    Defaults: `sm=1`, `tmkd=1`, `kd=0`, `alpha=0.4` for each text (`per=sample`) are ours: no code is public, and the
-    paper's values are not known to us. `distance=mse` is the paper's, as recalled.
+    Defaults: `sm=1`, `tmkd=1`, `kd=0`, `alpha=0.4` for each text (`per=sample`) are ours, since the paper's values are
+    not known to us. `distance=mse` is the paper's, as recalled.
 
-    Where we differ: the place of the mixing, padding and attention masks are our reading. The paper enlarges the data
-    by back-translation first; here a file of augmented rows may be given, or words be deleted and swapped.
+    Where we differ: no released code was found and the equations are as recalled. The place of the mixing, padding and
+    attention masks are our reading. The paper enlarges the data by back-translation first; here a file of augmented
+    rows may be given, or words be deleted and swapped.
 
     Raises:
         ValueError: an unknown choice, a negative weight, an alpha or a temperature that is not positive, `kl` with

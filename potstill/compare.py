@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -27,7 +28,17 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     Raises ValueError for whatever is wrong with the recipe, the data, the networks or the output folder. Before the
     first step that leaves nothing behind.
     """
-    recipe, methods = checked(recipe, options)
+    return completed(*checked(recipe, options), options, opened, Comparison)
+
+
+def completed(
+    recipe: Any,
+    methods: list[Method],
+    options: Options,
+    opened: Callable[[Any, Options], Any],
+    kind: type[Comparison],
+) -> dict[str, Any]:
+    """The same for any kind of data, once the recipe is checked: `opened` reads it, `kind` trains."""
     values = runs.describe(recipe, options.seed, options.source)
     if rank() == 0:
         runs.check(options.out, values, options.resume)
@@ -36,7 +47,7 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     setting.check(methods, options.seed)
     with runs.claim(options.out, values, options.resume) if rank() == 0 else nullcontext():
         wait()
-        return compared(setting, options, methods)
+        return _compared(setting, options, methods, kind)
 
 
 def checked(recipe: Recipe, options: Options) -> tuple[Recipe, list[Method]]:
@@ -73,10 +84,7 @@ def opened(recipe: Recipe, options: Options) -> Setting:
     return setting
 
 
-def compared(
-    setting: Any, options: Options, methods: list[Method], kind: type[Comparison] = Comparison
-) -> dict[str, Any]:
-    """Train the teacher and every student of a claimed folder, and write the summary."""
+def _compared(setting: Any, options: Options, methods: list[Method], kind: type[Comparison]) -> dict[str, Any]:
     talk, recipe = options.talk, setting.recipe
     precision, why = runs.settle_precision(
         options.out, options.precision, lambda: setting.measure(methods, options.seed, compiling=True)
@@ -95,7 +103,7 @@ def compared(
 
 def _trained(comparison: Comparison, cells: list[tuple[Method, int]]) -> list[Cell]:
     """One after the other, or side by side where they see the same batches; then one that fails ends only itself."""
-    if comparison.setting.recipe.data.order == "own":
+    if not comparison.setting.side_by_side:
         return [comparison.cell(method, seed) for method, seed in cells]
     done: list[Cell] = []
     # Seeds of a method together: their students are alike.
@@ -113,9 +121,14 @@ def _check_names(methods: list[Method], recipe: Recipe) -> None:
     check_assistants(recipe.assistants)
     if recipe.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {recipe.seeds}")
+    check_methods(methods)
+
+
+def check_methods(methods: list[Method], usual: str = "student kd icd") -> None:
+    """Raises ValueError for no method, and for two of one name."""
     names = [method.name for method in methods]
     if not names:
-        raise ValueError("no method to run; write e.g. --methods student kd icd")
+        raise ValueError(f"no method to run; write e.g. --methods {usual}")
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"method {name!r} is written twice")

@@ -24,6 +24,8 @@ from potstill.recipe import Assistant, Fit
 from potstill.student import CARD, WEIGHTS
 
 RESULT = "result.json"
+MODEL = "model"
+"""Folder of a language model, as transformers writes it, in place of `student.safetensors`."""
 KEPT = (WEIGHTS, CARD, "metrics.jsonl", "timings.jsonl", RESULT)
 
 
@@ -75,6 +77,10 @@ def locked(place: Path) -> Iterator[None]:
 def copy(source: Path, target: Path) -> None:
     """Copy a finished teacher, `result.json` last, so that a run folder stands on its own."""
     target.mkdir(parents=True, exist_ok=True)
+    if (source / MODEL).is_dir() and not (target / MODEL).exists():
+        beside = target / f".{MODEL}.new"
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(source / MODEL, beside).rename(target / MODEL)
     for name in KEPT:
         if (source / name).exists():
             checkpoint.write_beside(target / name, lambda path, name=name: shutil.copyfile(source / name, path))

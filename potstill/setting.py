@@ -56,6 +56,11 @@ class Setting:
         return {"data": self.train.digest, "augment": [data.augment, data.data_seed, data.views]}
 
     @property
+    def side_by_side(self) -> bool:
+        """All students see the same batches, and are trained together."""
+        return self.recipe.data.order == "shared"
+
+    @property
     def lessons(self) -> int:
         """How many trainings come before the students', for the progress bar."""
         return 1 + (self.recipe.teacher.budget is not None)

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil, isfinite
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
+import numpy as np
 import torch
 from torch import Tensor
 
 from potstill.errors import did_you_mean
 from potstill.hashing import hash_index
+from potstill.language.tables import MISSING, Table, joined, one_file
 
-ENDINGS = (".parquet", ".jsonl", ".csv", ".tsv")
+SEPARATED = {".csv": ",", ".tsv": "\t"}
+ENDINGS = (".parquet", ".jsonl", *SEPARATED)
 FIRST = ("sentence", "text", "sentence1", "question1", "premise")
 """Usual names of the column of texts; the first that is there is taken."""
 SECOND = {"sentence1": "sentence2", "question1": "question2", "premise": "hypothesis"}
 """The column of the other text of a pair, where the first has this name."""
 LABEL = ("label", "score")
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Labelled:
         Raises:
             ValueError: a share that is not positive, above what there is, or too small for one text of every class.
         """
-        count = math.ceil(round(share * len(self), 6)) if share <= 1 else int(share)
+        count = ceil(round(share * len(self), 6)) if share <= 1 else int(share)
         least = self.outputs
         if not least <= count <= len(self):
             raise ValueError(
@@ -117,29 +116,20 @@ def read(
         ValueError: a file or column that is not there, a line that cannot be read (with its number), an empty text, a
             missing label, a label that training did not have.
     """
-    path = Path(path)
-    rows: list[Row] = []
-    for file in _files(path, split):
-        rows += _rows(file)
-    where = f"{path} ({split})" if path.is_dir() else str(path)
-    if not rows:
-        raise ValueError(f"{where}: it holds no rows")
-    columns = list(rows[0])
-    text = _column(where, "text", text, FIRST, columns)
-    pair = pair if pair is not None else SECOND.get(text) if SECOND.get(text) in columns else None
-    label = _column(where, "label", label, LABEL, columns)
-    if pair is not None:
-        _column(where, "pair", pair, (), columns)
-    first = _texts(where, text, rows)
-    second = None if pair is None else _texts(where, pair, rows)
-    labels, names = _labels(where, [row.get(label) for row in rows], names)
-    return Labelled(first, second, labels, names, path.name if path.is_dir() else path.stem)
+    path = Path(path).expanduser()
+    table = joined([_table(file) for file in _files(path, split)])
+    if not len(table):
+        raise ValueError(f"{table.files[0]}: it has no rows")
+    text = text or _found(table, "text", FIRST)
+    usual = SECOND.get(text)
+    pair = pair or (usual if usual in table.names else None)
+    labels, names = _labels(table, label or _found(table, "label", LABEL), names)
+    second = None if pair is None else _texts(table, pair)
+    return Labelled(_texts(table, text), second, labels, names, path.name if path.is_dir() else path.stem)
 
 
 def _files(path: Path, split: str) -> list[Path]:
     if path.is_file():
-        if path.suffix.lower() not in ENDINGS:
-            raise ValueError(f"{path}: cannot read {path.suffix or 'a file without ending'}; give {', '.join(ENDINGS)}")
         return [path]
     if not path.is_dir():
         raise ValueError(f"{path}: there is no such file or folder")
@@ -153,74 +143,57 @@ def _files(path: Path, split: str) -> list[Path]:
     return found
 
 
-def _rows(file: Path) -> list[Row]:
-    kind = file.suffix.lower()
-    if kind == ".parquet":
-        return pq.read_table(file).to_pylist()
-    with file.open(encoding="utf-8", newline="") as lines:
-        if kind == ".jsonl":
-            return list(_json_rows(file, lines))
-        return list(csv.DictReader(lines, delimiter="\t" if kind == ".tsv" else ","))
+def _table(file: Path) -> Table:
+    if file.suffix.lower() not in SEPARATED:
+        return one_file(file)
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines, delimiter=SEPARATED[file.suffix.lower()])
+        rows, numbers = [], []
+        for row in reader:
+            rows.append(row)
+            numbers.append(reader.line_num)
+    names = tuple(reader.fieldnames or ())
+    places = np.array(numbers, dtype=np.int64)
+    return Table(names, lambda name: [r[name] for r in rows], (str(file),), np.zeros(1, np.int64), len(rows), places)
 
 
-def _json_rows(file: Path, lines: Iterable[str]) -> Iterable[Row]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{file}, line {number}: not JSON ({error.msg} at column {error.colno}); every line is one object, "
-                'such as {"text": "…", "label": 1}'
-            ) from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{file}, line {number}: expected an object, got a {type(row).__name__}")
-        yield row
+def _found(table: Table, what: str, usual: Sequence[str]) -> str:
+    name = next((name for name in usual if name in table.names), None)
+    if name is None:
+        raise ValueError(
+            f"{table.files[0]}: which column is the {what}? It has {', '.join(table.names)}; name one ({what}=…)"
+        )
+    return name
 
 
-def _column(where: str, what: str, given: str | None, usual: Sequence[str], columns: list[str]) -> str:
-    if given is not None:
-        if given not in columns:
-            raise ValueError(f"{where}: no column {given!r}; {did_you_mean(given, columns)}")
-        return given
-    found = next((name for name in usual if name in columns), None)
-    if found is None:
-        raise ValueError(f"{where}: which column is the {what}? It has {', '.join(columns)}; name one ({what}=…)")
-    return found
-
-
-def _texts(where: str, column: str, rows: list[Row]) -> tuple[str, ...]:
-    texts = []
-    for number, row in enumerate(rows, 1):
-        value = row.get(column)
+def _texts(table: Table, name: str) -> tuple[str, ...]:
+    texts = tuple(table.column(name))
+    for row, value in enumerate(texts):
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(
-                f"{where}, row {number}: {column!r} is {'empty' if not value else repr(value)}; give a text"
-            )
-        texts.append(value)
-    return tuple(texts)
+            found = "empty" if value in (None, MISSING) or isinstance(value, str) else repr(value)
+            raise ValueError(f"{table.where(row)}: {name!r} is {found}; every row needs a text")
+    return texts
 
 
-def _labels(where: str, values: list[Any], names: tuple[str, ...] | None) -> tuple[Tensor, tuple[str, ...]]:
-    for number, value in enumerate(values, 1):
-        if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
-            raise ValueError(f"{where}, row {number}: it has no label")
+def _labels(table: Table, name: str, names: tuple[str, ...] | None) -> tuple[Tensor, tuple[str, ...]]:
+    values = table.column(name)
+    for row, value in enumerate(values):
+        if value is None or value is MISSING or value == "" or (isinstance(value, float) and not isfinite(value)):
+            raise ValueError(f"{table.where(row)}: it has no {name!r}")
     words = [str(value) for value in values]
     if names == () or (names is None and not all(map(_whole, words)) and all(map(_number, words))):
-        odd = next((number for number, word in enumerate(words, 1) if not _number(word)), None)
+        odd = next((row for row, word in enumerate(words) if not _number(word)), None)
         if odd is not None:
-            raise ValueError(f"{where}, row {odd}: the label {words[odd - 1]!r} is no number, as a score is")
+            raise ValueError(f"{table.where(odd)}: the label {words[odd]!r} is no number, as a score is")
         return torch.tensor([float(word) for word in words]), ()
     if names is None:
-        kinds = set(words)
-        names = tuple(sorted(kinds, key=int)) if all(map(_whole, kinds)) else tuple(sorted(kinds))
+        names = tuple(sorted(set(words), key=int if all(map(_whole, words)) else str))
         if len(names) == 1:
-            raise ValueError(f"{where}: all labels are {names[0]!r}; there is nothing to tell apart")
-    place = {name: number for number, name in enumerate(names)}
-    for number, word in enumerate(words, 1):
+            raise ValueError(f"{table.files[0]}: all labels are {names[0]!r}; there is nothing to tell apart")
+    place = {word: number for number, word in enumerate(names)}
+    for row, word in enumerate(words):
         if word not in place:
-            raise ValueError(f"{where}, row {number}: training has no class {word!r}; {did_you_mean(word, names)}")
+            raise ValueError(f"{table.where(row)}: training has no class {word!r}; {did_you_mean(word, names)}")
     return torch.tensor([place[word] for word in words]), names
 
 
@@ -230,6 +203,6 @@ def _whole(word: str) -> bool:
 
 def _number(word: str) -> bool:
     try:
-        return math.isfinite(float(word))
+        return isfinite(float(word))
     except ValueError:
         return False

@@ -67,14 +67,14 @@ def test_mistakes_are_named_with_their_place(tmp_path):
         with pytest.raises(ValueError, match=said):
             read(tmp_path / name, **kw)
 
-    told("a.jsonl", '{"text": "x", "label": 0}\n\n{"text": "y", "label"\n', r"a\.jsonl, line 3: not JSON .* every line")
-    told("b.jsonl", '["x", 0]\n', "line 1: expected an object, got a list")
-    told("c.csv", "text,label\nx,0\n ,1\n", "row 2: 'text' is ' '; give a text")
-    told("d.csv", "text,label\nx,0\ny,\n", "row 2: it has no label")
+    told("a.jsonl", '{"text": "x", "label": 0}\n\n{"text": "y", "label"\n', r"a\.jsonl, line 3: not JSON")
+    told("b.jsonl", '["x", 0]\n', "line 1: a list where an object was expected")
+    told("c.csv", "text,label\nx,0\n ,1\n", r"c\.csv, line 3: 'text' is empty; every row needs a text")
+    told("d.csv", "text,label\nx,0\ny,\n", "line 3: it has no 'label'")
     told("e.csv", "txt,label\nx,0\n", "which column is the text. It has txt, label; name one")
     told("f.csv", "text,label\nx,0\ny,1\n", "no column 'lable'; did you mean 'label'", label="lable")
-    told("g.csv", "text,label\nx,0\ny,2\n", "row 2: training has no class '2'; known: 0, 1", names=("0", "1"))
-    told("h.csv", "text,label\nx,0.5\ny,ten\n", "row 2: the label 'ten' is no number", names=())
+    told("g.csv", "text,label\nx,0\ny,2\n", "line 3: training has no class '2'; known: 0, 1", names=("0", "1"))
+    told("h.csv", "text,label\nx,0.5\ny,ten\n", "line 3: the label 'ten' is no number", names=())
     told("i.csv", "text,label\nx,1\ny,1\n", "all labels are '1'")
     with pytest.raises(ValueError, match=r"no valid\.csv, .* there is a\.jsonl, b\.jsonl"):
         read(tmp_path, "valid")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from potstill.data.order import Order
+from potstill.language.batching import ByCount
 from potstill.language.labelled import Labelled
 from potstill.types import MAIN, PLAIN, Batch, DataInfo, View
 
@@ -99,12 +100,13 @@ def tokenised(texts: Labelled, tokenizer: Any, max_length: int = 128) -> Tokens:
 class LabelledLoader:
     """Training batches of labelled texts: a `Loader` whose every step is a function of (seed, epoch, step).
 
-    Global batch s of epoch e is rows [s B, (s + 1) B) of the order that (`seed`, e) gives, and rank r of `world` gets
-    the r-th of its equal parts, padded to the longest text of that part. Where there are fewer texts than
-    `batch_size`, an epoch is one batch of all of them, with a warning.
+    The order of epoch e is a function of (`seed`, e). In it, `window` batches at a time are sorted by length, so that
+    little of a batch is padding; no more than a quarter of an epoch is sorted together, so that few texts meet others
+    in every epoch. Rank r of `world` gets the r-th of a global batch's equal parts, padded to the longest text of that
+    part. Where there are fewer texts than `batch_size`, an epoch is one batch of all of them, with a warning.
 
     Raises:
-        ValueError: sizes and ranks that do not fit each other.
+        ValueError: sizes and ranks that do not fit each other, or a window below 1.
     """
 
     exact = True
@@ -119,7 +121,10 @@ class LabelledLoader:
         rank: int = 0,
         world: int = 1,
         drop_last: bool = True,
+        window: int = 8,
     ) -> None:
+        if window < 1:
+            raise ValueError(f"window is a number of batches, at least 1 (which sorts nothing), got {window}")
         if batch_size > len(tokens) > 0:
             warnings.warn(
                 f"batch_size {batch_size} is larger than the {len(tokens)} texts of {tokens.name}: every epoch is one "
@@ -132,6 +137,8 @@ class LabelledLoader:
         )
         self.tokens, self.device = tokens, device
         self.samples, self.batch_size, self.steps = self.plan.samples, self.plan.batch_size, self.plan.steps
+        lengths = tokens.offsets.diff().numpy()
+        self.batches = ByCount(lengths, self.plan, max(1, min(window, self.steps // 4)))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This rank's share of batches `start`, `start + 1`, … of an epoch.
@@ -143,10 +150,11 @@ class LabelledLoader:
         return self._batches(epoch, start)
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        order = self.plan.permutation(epoch)
-        for step in range(start, self.steps):
+        for rows in self.batches.plan(epoch)[start:]:
+            part = len(rows) // self.plan.world
+            mine = torch.from_numpy(rows[self.plan.rank * part : (self.plan.rank + 1) * part])
             # Nothing is augmented: every epoch shows the texts as they are.
-            yield Batch({MAIN: self.tokens.view(self.plan.share(order, step), self.device, PLAIN)})
+            yield Batch({MAIN: self.tokens.view(mine, self.device, PLAIN)})
 
 
 def _flat(rows: list[list[int]]) -> Tensor:

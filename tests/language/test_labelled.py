@@ -113,6 +113,9 @@ def test_batches_hold_the_tokens_and_can_begin_anywhere(tokenizer):
     later = list(loader.epoch(1, 3))
     assert [batch.main.index.tolist() for batch in later] == [batch.main.index.tolist() for batch in epoch[3:]]
     assert next(iter(loader.epoch(2))).main.index.tolist() != epoch[0].main.index.tolist()
+    by_length, random = [list(LabelledLoader(tokens, 4, seed=3, window=window).epoch(0)) for window in (8, 1)]
+    sizes = [sum(batch.main.input["input_ids"].numel() for batch in epoch) for epoch in (by_length, random)]
+    assert sizes[0] < sizes[1]
     halves = [LabelledLoader(tokens, 8, seed=3, rank=rank, world=2) for rank in range(2)]
     both = torch.cat([next(iter(half.epoch(1))).main.index for half in halves])
     assert torch.equal(both, epoch[0].main.index)

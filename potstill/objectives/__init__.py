@@ -2,6 +2,7 @@
 
 from potstill.objectives.ab import AB
 from potstill.objectives.afd import AFD
+from potstill.objectives.akl import AKL
 from potstill.objectives.at import AT
 from potstill.objectives.cc import CC
 from potstill.objectives.crd import CRD
@@ -13,16 +14,18 @@ from potstill.objectives.ega import EGA
 from potstill.objectives.fitnet import FitNet
 from potstill.objectives.fsp import FSP
 from potstill.objectives.ft import FT, FTParaphraser
+from potstill.objectives.gold import GOLD
 from potstill.objectives.icd import ICD
 from potstill.objectives.info_flow import InfoFlow
 from potstill.objectives.itrd import ITRD
 from potstill.objectives.kd import KD
 from potstill.objectives.kdsvd import KDSVD
 from potstill.objectives.logit_mse import LogitMSE
-from potstill.objectives.mixtures import JSD, SkewKL, SkewReverseKL
+from potstill.objectives.mixtures import JSD, MixtureKL, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
 from potstill.objectives.ofd import OFD
 from potstill.objectives.pkt import PKT, PKTSupervised
+from potstill.objectives.policy_gradient import PolicyGradient
 from potstill.objectives.rank_distance import RankDistance
 from potstill.objectives.reviewkd import ReviewKD
 from potstill.objectives.rkd import RKD
@@ -35,6 +38,7 @@ from potstill.objectives.simkd import SimKD
 from potstill.objectives.sp import SP
 from potstill.objectives.srrl import SRRL
 from potstill.objectives.standardised import LSDKD, LSKD, Standardised
+from potstill.objectives.uld import ULD
 from potstill.objectives.value_distance import ValueDistance
 from potstill.objectives.vid import VID
 from potstill.objectives.wsld import WSLD
@@ -43,6 +47,7 @@ from potstill.types import Objective
 OBJECTIVES: dict[str, type[Objective]] = {
     "ab": AB,
     "afd": AFD,
+    "akl": AKL,
     "at": AT,
     "cc": CC,
     "ce": CrossEntropy,
@@ -55,6 +60,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "fsp": FSP,
     "ft": FT,
     "ft_paraphraser": FTParaphraser,
+    "gold": GOLD,
     "icd": ICD,
     "info_flow": InfoFlow,
     "itrd": ITRD,
@@ -64,10 +70,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "logit_mse": LogitMSE,
     "ls_dkd": LSDKD,
     "ls_kd": LSKD,
+    "mixture_kl": MixtureKL,
     "nst": NST,
     "ofd": OFD,
     "pkt": PKT,
     "pkt_supervised": PKTSupervised,
+    "policy_gradient": PolicyGradient,
     "rank_distance": RankDistance,
     "reverse_kl": ReverseKL,
     "reviewkd": ReviewKD,
@@ -84,6 +92,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "srrl": SRRL,
     "symmetric_kl": SymmetricKL,
     "tvd": TVD,
+    "uld": ULD,
     "value_distance": ValueDistance,
     "vid": VID,
     "wsld": WSLD,
@@ -92,6 +101,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 __all__ = [
     "AB",
     "AFD",
+    "AKL",
     "AT",
     "CC",
     "CRD",
@@ -100,6 +110,7 @@ __all__ = [
     "EGA",
     "FSP",
     "FT",
+    "GOLD",
     "ICD",
     "ITRD",
     "JSD",
@@ -117,6 +128,7 @@ __all__ = [
     "SP",
     "SRRL",
     "TVD",
+    "ULD",
     "VID",
     "WSLD",
     "CrossEntropy",
@@ -125,7 +137,9 @@ __all__ = [
     "ForwardKL",
     "InfoFlow",
     "LogitMSE",
+    "MixtureKL",
     "PKTSupervised",
+    "PolicyGradient",
     "RankDistance",
     "ReverseKL",
     "ReviewKD",

@@ -1,4 +1,4 @@
-"""MixKD with little data: SST-2, a student that sees 1 %, 10 % and 100 % of 8,000 sentences.
+r"""MixKD with little data: SST-2, a student that sees 1 %, 10 % and 100 % of 8,000 sentences.
 
 The teacher is an encoder shaped like BERT (4 layers, width 128), trained here from random weights on 32,000 sentences
 of the training split, those of the students among them, with a WordPiece vocabulary of the same text. The student is
@@ -11,6 +11,11 @@ Every finished cell is a file in `--out` and is not run again; the teacher is tr
 thread each. The whole takes 15 to 30 minutes of one core, depending on what else the machine does.
 
     python benchmarks/mixkd.py --json benchmarks/results/mixkd.json
+
+Another data set is another folder; where labels are scores (STS-B: Pearson's correlation) the methods are named so:
+
+    python benchmarks/mixkd.py --data ../shared/data/text/stsb --rows 5700 --teacher-rows 5704 --out runs/mixkd_stsb \
+        --methods score_mse ce:0+score_mse+logit_mse "mixkd(target=scores)" "mixkd(kd=1,target=scores)"
 """
 
 from __future__ import annotations
@@ -36,15 +41,15 @@ import tyro
 
 from potstill.cell import assemble, final_evaluation
 from potstill.checkpoint import write_json
-from potstill.examples import Examples, source
+from potstill.examples import source
 from potstill.hashing import hash_int
 from potstill.language.labelled import Labelled, read
-from potstill.language.labelled_loader import LabelledLoader, tokenised
+from potstill.language.labelled_examples import labelled_examples
+from potstill.language.labelled_loader import tokenised
 from potstill.methods import parse
 from potstill.precision import Precision
 from potstill.recipe import Fit
 from potstill.runs import environment
-from potstill.tasks.text_classify import TextClassify
 
 METHODS = ("student", "logit_mse", "mixkd", "mixkd(kd=1)", "mixkd~shuffled")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "text" / "sst2"
@@ -124,7 +129,7 @@ def main(arguments: Arguments) -> None:
     report(arguments, cells)
 
 
-FIXED = ("rows", "teacher_rows", "teacher_epochs", "vocabulary", "layers", "width", "batch_size", "lr")
+FIXED = ("data", "rows", "teacher_rows", "teacher_epochs", "vocabulary", "layers", "width", "batch_size", "lr")
 """Settings that all cells of a folder share."""
 
 
@@ -171,11 +176,26 @@ def train_teacher(arguments: Arguments) -> None:
     torch.manual_seed(0)
     began = time.process_time()
     network = transformers.BertForSequenceClassification(config)
-    scores = fitted(network, None, "student", train, valid, tokenizer, arguments, arguments.teacher_epochs, 0)
+    scores = fitted(
+        network,
+        None,
+        "student" if train.names else "score_mse",
+        train,
+        valid,
+        tokenizer,
+        arguments,
+        arguments.teacher_epochs,
+        0,
+    )
     network.save_pretrained(arguments.out / "teacher")
     seconds = round(time.process_time() - began, 1)
-    write_json(arguments.out / "teacher.json", {"sentences": len(train), "seconds": seconds, **scores})
-    print(f"teacher: {scores['accuracy']:.2f} % on {len(train):,} sentences, {seconds:.0f} s", flush=True)
+    write_json(arguments.out / "teacher.json", {"texts": len(train), "seconds": seconds, **scores})
+    print(f"teacher: {worth(scores):.2f} on {len(train):,} texts, {seconds:.0f} s", flush=True)
+
+
+def worth(scores: dict[str, Any]) -> float:
+    """The one number of a table: accuracy, or Pearson's correlation times 100."""
+    return scores["accuracy"] if "accuracy" in scores else scores["pearson"]
 
 
 def word_pieces(texts: Labelled, size: int) -> Any:
@@ -187,11 +207,14 @@ def word_pieces(texts: Labelled, size: int) -> Any:
     inner.normalizer = normalizers.BertNormalizer(lowercase=True)
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
-    inner.train_from_iterator(texts.first, trainer)
+    inner.train_from_iterator(texts.first + (texts.second or ()), trainer)
     ends = [(name, inner.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
     names = {f"{name[1:-1].lower()}_token": name for name in SPECIAL}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=inner, model_input_names=inputs, **names)
 
 
 def half(teacher: Any, seed: int) -> Any:
@@ -221,8 +244,8 @@ def run_cell(arguments: Arguments, cell: Cell) -> str:
     given = seen, valid, tokenizer, arguments, cell.epochs, cell.seed
     scores = fitted(half(teacher, cell.seed), teacher, cell.method, *given)
     seconds = round(time.process_time() - began, 1)
-    write_json(path_of(arguments, cell), {**asdict(cell), "sentences": len(seen), "seconds": seconds, **scores})
-    return f"{cell.method} {100 * cell.share:g} % seed {cell.seed}: {scores['accuracy']:.2f} %, {seconds:.0f} s"
+    write_json(path_of(arguments, cell), {**asdict(cell), "texts": len(seen), "seconds": seconds, **scores})
+    return f"{cell.method} {100 * cell.share:g} % seed {cell.seed}: {worth(scores):.2f}, {seconds:.0f} s"
 
 
 def fitted(
@@ -249,11 +272,9 @@ def fitted(
         clip=1.0,
         drop_last=False,
     )
-    task, probe = TextClassify(), next(tokens.batches(8))
-    loader = LabelledLoader(tokens, fit.batch_size, seed=seed, drop_last=False)
-    examples = Examples(loader, tokens.info(fit.batch_size), probe, lambda: held.batches(64), task=task)
-    guide = None
+    examples, guide = labelled_examples(tokens, held, fit, seed=seed), None
     if teacher is not None:
+        probe, task = examples.probe, examples.task
         guide = source(teacher, probe, trained=False, preprocess=None, precision=Precision(), task=task)
     method = parse(text)
     engine = assemble(
@@ -266,10 +287,10 @@ def fitted(
 def report(arguments: Arguments, cells: list[Cell]) -> None:
     rows = [json.loads(path_of(arguments, cell).read_text()) for cell in cells]
     teacher = json.loads((arguments.out / "teacher.json").read_text())
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(arguments).items()}
+    settings = {name: value for name, value in asdict(arguments).items() if name not in ("json", "out", "jobs")}
     found = {
         "date": time.strftime("%Y-%m-%d"),
-        "settings": {name: value for name, value in plain.items() if name not in ("json", "out", "data", "jobs")},
+        "settings": {**settings, "data": arguments.data.name},
         "environment": environment(),
         "teacher": teacher,
         "table": list(table(arguments, rows)),
@@ -277,7 +298,7 @@ def report(arguments: Arguments, cells: list[Cell]) -> None:
     }
     if arguments.json:
         write_json(arguments.json, found)
-    print(f"\nteacher {teacher['accuracy']:.2f} % ({teacher['sentences']:,} sentences); accuracy, mean ± std\n")
+    print(f"\nteacher {worth(teacher):.2f} ({teacher['texts']:,} texts); mean ± std\n")
     print("| method | " + " | ".join(f"{share:.0%}" for share in arguments.shares) + " |")
     print("| :-- |" + " --: |" * len(arguments.shares))
     for method in arguments.methods:
@@ -291,7 +312,7 @@ def table(arguments: Arguments, rows: list[dict[str, Any]]) -> Iterator[dict[str
     for method in arguments.methods:
         for share in arguments.shares:
             mine, first = (
-                [row["accuracy"] for row in rows if (row["method"], row["share"]) == (name, share)]
+                [worth(row) for row in rows if (row["method"], row["share"]) == (name, share)]
                 for name in (method, arguments.methods[0])
             )
             gains = [one - other for one, other in zip(mine, first, strict=True)]

@@ -38,6 +38,9 @@ CASES = {
 }
 """A method string for each scheme."""
 TEXT_SCHEMES = {
+    "distilbert": "tests/language/test_encoder_methods.py",
+    "minilm": "tests/language/test_encoder_methods.py",
+    "tinybert": "tests/language/test_encoder_methods.py",
     "mixkd": "tests/language/test_mixkd.py",
 }
 """Schemes that need texts, and where they are put through such checks."""

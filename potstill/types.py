@@ -126,7 +126,7 @@ class Objective(nn.Module):
     matches: ClassVar[str] = ""
     """What is matched: logits, features, relations (of samples or of layers), contrast or labels."""
     reconstruction: ClassVar[bool] = False
-    """Neither code nor equations are public: what it computes is our reading."""
+    """Neither the authors' code nor their equations were at hand: what it computes is our reading."""
     searched: ClassVar[tuple[str, ...]] = ("temperature",)
     """Options that fair tuning varies besides the weight, where the constructor has them."""
     weight_from: ClassVar[str] = ""

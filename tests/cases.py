@@ -44,7 +44,7 @@ class Case:
 
     def build(self, dtype=torch.float64, seed: int = 0) -> Objective:
         torch.manual_seed(seed)
-        labels = torch.arange(50) % self.classes
+        labels = self.extras.get("label", torch.arange(50) % self.classes)
         data = DataInfo(samples=50, batch_size=self.rows, classes=self.classes, labels=labels)
         student, teacher = self.sides(dtype)
         return OBJECTIVES[self.name].sized(student, teacher, data, self.modules, **self.options).to(dtype)
@@ -110,6 +110,9 @@ CUT_OTHERWISE = {"zero_at_match": "the two sides' tokens are cut otherwise, so t
 CASES = [
     Case("ce", (7, 10), None, waive=NO_PAPER),
     Case("ce", (5, 3, 10), None, units=(5, 3), waive=NO_PAPER),
+    Case("score_mse", (7, 1), None, extras={"label": torch.linspace(0, 5, 7)}, waive=NO_PAPER),
+    Case("logit_mse", (7, 10), (7, 10)),
+    Case("logit_mse", (5, 3, 1), (5, 3, 1), units=(5, 3)),
     Case("crd", (7, 6), (7, 6), {"width": 4, "negatives": 20, "exclude": "self"}),
     Case("crd", (7, 6), (7, 9), {"width": 4, "negatives": 20, "memory": "fifo", "order": "score_first"}),
     Case("crd", (7, 6), (7, 9), {"width": 4, "negatives": 20, "memory": "fifo"}, waive=OWN_KEY),

@@ -41,6 +41,7 @@ TEXT_SCHEMES = {
     "distilbert": "tests/language/test_encoder_methods.py",
     "minilm": "tests/language/test_encoder_methods.py",
     "tinybert": "tests/language/test_encoder_methods.py",
+    "mixkd": "tests/language/test_mixkd.py",
 }
 """Schemes that need texts, and where they are put through such checks."""
 FIT = Fit(epochs=3, batch_size=25, lr=0.1, schedule="constant", checkpoint_steps=1)

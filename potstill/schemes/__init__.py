@@ -18,6 +18,7 @@ from potstill.schemes.imitkd import ImitKD
 from potstill.schemes.minillm import MiniLLM
 from potstill.schemes.minilm import MiniLM
 from potstill.schemes.mixed_kd import CutMixKD, MixupKD
+from potstill.schemes.mixkd import MixKD
 from potstill.schemes.on_policy import GKD, OnPolicy
 from potstill.schemes.one import ONE
 from potstill.schemes.r2kd import R2KD
@@ -44,6 +45,7 @@ SCHEMES: dict[str, type[Scheme]] = {
     "minilm": MiniLM,
     "imitkd": ImitKD,
     "minillm": MiniLLM,
+    "mixkd": MixKD,
     "mixup_kd": MixupKD,
     "on_policy": OnPolicy,
     "one": ONE,
@@ -77,6 +79,7 @@ __all__ = [
     "ImitKD",
     "MiniLLM",
     "MiniLM",
+    "MixKD",
     "MixupKD",
     "OnPolicy",
     "SeqKD",

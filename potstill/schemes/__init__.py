@@ -13,6 +13,7 @@ from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
 from potstill.schemes.hkd import HKD
 from potstill.schemes.mixed_kd import CutMixKD, MixupKD
+from potstill.schemes.okd import OKD
 from potstill.schemes.one import ONE
 from potstill.schemes.r2kd import R2KD
 from potstill.schemes.takd import TAKD
@@ -30,6 +31,7 @@ SCHEMES: dict[str, type[Scheme]] = {
     "ema": EMA,
     "hkd": HKD,
     "mixup_kd": MixupKD,
+    "okd": OKD,
     "one": ONE,
     "r2kd": R2KD,
     "takd": TAKD,
@@ -44,6 +46,7 @@ __all__ = [
     "DML",
     "EMA",
     "HKD",
+    "OKD",
     "ONE",
     "R2KD",
     "SCHEMES",

@@ -23,6 +23,13 @@ class Callback:
         """At the end of every epoch, after its evaluation if there is one."""
 
 
+def reported(task: object) -> dict[str, Any]:
+    """What a task that counts something says of an epoch, for its row of `metrics.jsonl`; rank 0 speaks for itself."""
+    report = getattr(task, "report", None)
+    found = report() if report is not None else {}
+    return {"report": found} if found else {}
+
+
 class FreshMoments(Callback):
     """The optimizer forgets its moments (and its count of steps) at the end of every epoch, as if it were made anew."""
 

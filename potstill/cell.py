@@ -26,7 +26,6 @@ from potstill.recipe import Fit
 from potstill.scheme import Scene
 from potstill.sources import Network, Shuffled
 from potstill.stages import Stage
-from potstill.tasks.classify import Classify, Evaluation
 from potstill.types import LiveSource, Progress, Source, Task
 from potstill.wiring import Weights, wire
 
@@ -59,7 +58,9 @@ def assemble(
     precision = precision or Precision()
 
     def trained(module: nn.Module) -> Network:
-        return source(module, examples.probe, trained=True, preprocess=preprocess, precision=precision)
+        return source(
+            module, examples.probe, trained=True, preprocess=preprocess, precision=precision, task=examples.task
+        )
 
     def peer(name: str) -> Network:
         return trained(fresh(name) if fresh is not None else started_anew(student, seed, name))
@@ -72,7 +73,8 @@ def assemble(
     if teacher is not None:
         sources["teacher"] = teacher
     sources |= assistants or {}
-    task: Task = Classify()
+    plain = examples.task
+    task: Task = plain
     watched = examples.watched
     if fit.schedule == "plateau" and watched is None:
         raise ValueError("fit.schedule plateau has nothing to watch: set data.watched in a recipe")
@@ -89,12 +91,11 @@ def assemble(
     wired = wire(terms, sources, task, examples.probe, examples.info, seed, handed)
 
     def evaluate(student: LiveSource) -> dict[str, Any]:
-        found = Classify().evaluate(student, examples.held(), reference)
-        measured = {} if found.top1 is None else {"top1": found.top1, "valid_loss": found.loss}
+        measured = plain.evaluate(student, examples.held(), reference).measured
         if watched is not None:
-            seen = Classify().evaluate(student, watched())
+            seen = plain.evaluate(student, watched())
             measured |= {} if seen.top1 is None else {"watched_top1": seen.top1, "watched_loss": seen.loss}
-        return measured if reference is None else measured | {"agreement": found.agreement}
+        return measured
 
     return Engine(
         task=task,
@@ -169,9 +170,9 @@ def train_stages(student: nn.Module, *args: Any, resume: bool = False, **kw: Any
     return engine, engine.run(resume=resume)
 
 
-def final_evaluation(engine: Engine, examples: Examples, reference: Tensor | None) -> Evaluation:
+def final_evaluation(engine: Engine, examples: Examples, reference: Tensor | None) -> Any:
     """The trained student once more, with its predictions."""
-    return Classify().evaluate(engine.evaluated, examples.held(), reference)
+    return examples.task.evaluate(engine.evaluated, examples.held(), reference)
 
 
 def choose_precision(
@@ -195,7 +196,9 @@ def choose_precision(
 
     def step(precision: Precision) -> Callable[[], None]:
         def frozen(module: nn.Module, own: Preprocess | None) -> Network:
-            return source(copy.deepcopy(module), batch, trained=False, preprocess=own, precision=precision)
+            return source(
+                copy.deepcopy(module), batch, trained=False, preprocess=own, precision=precision, task=examples.task
+            )
 
         guide = frozen(teacher, teacher_preprocess) if isinstance(teacher, nn.Module) else teacher
         others = {

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from potstill import checkpoint, compiling
-from potstill.callbacks import Callback
+from potstill.callbacks import Callback, reported
 from potstill.loop import Loader, Result, drive
 from potstill.optim import average_of, make_optimizer
 from potstill.ranks import add_up, agree_on_buffers, rank, world_size
@@ -185,6 +185,7 @@ class Engine:
         self.finite.zero_()
         rate = self.fit.lr * self.lr_factor * self.schedule(before)
         row: dict[str, Any] = {"epoch": self.done_epochs, "step": self.step, "lr": rate, "loss": loss, "terms": terms}
+        row |= reported(self.task)
         last = self.done_epochs == self.fit.epochs
         evaluates = self.evaluate is not None and (last or self.done_epochs % self.fit.evaluate_every == 0)
         if evaluates:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from potstill.precision import Precision
 from potstill.sources import Network
 from potstill.taps import probe
 from potstill.tasks.classify import Classify
-from potstill.types import MAIN, Batch, DataInfo
+from potstill.types import MAIN, Batch, DataInfo, Task
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Examples:
     plain: Callable[[], Iterable[Batch]] | None = None
     watched: Callable[[], Iterable[Batch]] | None = None
     """Training images that were set aside for callbacks to watch."""
+    task: Any = field(default_factory=Classify)
+    """Which kind of example it is, before a scheme makes another of it; has `evaluate` as `Classify` has."""
 
     def held(self) -> Iterable[Batch]:
         """The validation batches, of a cell that has some."""
@@ -38,7 +41,13 @@ class Examples:
 
 
 def source(
-    module: nn.Module, batch: Batch, *, trained: bool, preprocess: Preprocess | None, precision: Precision
+    module: nn.Module,
+    batch: Batch,
+    *,
+    trained: bool,
+    preprocess: Preprocess | None,
+    precision: Precision,
+    task: Task | None = None,
 ) -> Network:
     """A live network with the taps that one probe finds; the network is left bit-identical."""
     device = batch.main.index.device
@@ -47,7 +56,7 @@ def source(
     unmapped = None if preprocess is None else replace(preprocess, label_map=None)
     blank = Network(module, trained=trained, preprocess=unmapped, precision=precision)
     try:
-        found = probe(module, lambda: blank(Classify(), batch, MAIN, ()).dense())
+        found = probe(module, lambda: blank(task or Classify(), batch, MAIN, ()).dense())
     except BaseException as error:
         blank.close()
         if isinstance(error, RuntimeError | TypeError | IndexError | AssertionError):

@@ -6,7 +6,7 @@ the run over which its weight grows: `dkd` is `ce:1+dkd(warm_up=0.08333):1`. `~s
 control that answers about another sample. A name of one's own may stand in front: `"dkd=dkd(beta=6)"`.
 A scheme (`"dml(peers=3)"`) brings its own terms, label term included; others may be added (`"dml+icd:0.5"`), and one
 that it has under the same name is replaced (`"ce:0+dml"`). A modifier changes what the others are fed with:
-`"dual+icd+kd"`, `"ema+kd"`.
+`"dual+icd+kd"`, `"ema+kd"`, `"skd+jsd"`; one may have usual losses (`"skd"`).
 """
 
 from __future__ import annotations
@@ -137,7 +137,10 @@ def parse(text: str) -> Method:
     scheme = schemes[0] if len(schemes) == 1 else _several(text, schemes) if schemes else None
     parts = [part for part in parts if part[0] not in SCHEMES]
     if scheme is not None and not parts and all(one.modifies for one in schemes):
-        raise ValueError(f"method {text!r} changes what other losses are fed with; write e.g. {formula}+kd")
+        usual = next((one.losses for one in schemes if one.losses), None)
+        if usual is None:
+            raise ValueError(f"method {text!r} changes what other losses are fed with; write e.g. {formula}+kd")
+        parts = [_part(text, part) for part in usual.split("+")]
     if all(one.modifies for one in schemes):
         parts = _expanded(text, parts)
     if scheme is None and len(parts) > 1:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import nn
 
 from potstill.sources import Network
-from potstill.tasks.classify import Classify
 from potstill.types import Batch, Source, Task
 
 if TYPE_CHECKING:
@@ -77,6 +76,8 @@ class Scheme:
     """How it is written where the bare name does not stand alone."""
     modifies: ClassVar[bool] = False
     """It has no losses of its own, and changes what those written beside it are fed with."""
+    losses: ClassVar[str] = ""
+    """Of one that modifies: what is written beside it where nothing is, e.g. `ce:0+forward_kl:1`."""
 
     @property
     def adapts(self) -> bool:
@@ -104,7 +105,7 @@ class Scheme:
 
     def task(self, scene: Scene) -> Task:
         """Which kind of example it trains on; `scene.sources` holds what `sources` gave."""
-        return Classify()
+        return scene.examples.task
 
     def examples(self, scene: Scene) -> Examples:
         """What it trains on, where that is not the recipe's own loader."""
@@ -150,11 +151,12 @@ class Several(Scheme):
         return found
 
     def task(self, scene: Scene) -> Task:
-        made = [task for part in self.parts if type(task := part.task(scene)) is not Classify]
+        plain = scene.examples.task
+        made = [task for part in self.parts if (task := part.task(scene)) is not plain]
         if len(made) > 1:
             names = " and ".join(type(task).__name__ for task in made)
             raise ValueError(f"{names} each make their own example of a batch; take one of these schemes")
-        return made[0] if made else Classify()
+        return made[0] if made else plain
 
     def examples(self, scene: Scene) -> Examples:
         for part in self.parts:

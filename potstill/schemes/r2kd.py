@@ -13,7 +13,6 @@ from potstill.objectives import KD, CrossEntropy, RankDistance, ValueDistance
 from potstill.pruning import STATISTICS, pruned
 from potstill.scheme import Scene, Scheme
 from potstill.tasks.augmented import AUGMENTED, KINDS, Augmented, Picked
-from potstill.tasks.classify import Classify
 from potstill.tasks.second import SecondView
 from potstill.terms import Spec, Term
 from potstill.types import MAIN, Source, Task
@@ -134,7 +133,7 @@ class R2KD(Scheme):
 
     def task(self, scene: Scene) -> Task:
         if self.augment == "none":
-            return Classify()
+            return scene.examples.task
         if self.augment.startswith("cutmixpick"):
             return SecondView(Picked(self.pool, as_released=self.augment.endswith("released")), AUGMENTED)
         # The mean colour, which is 0 once the image is normalised, in the units of the pixels.

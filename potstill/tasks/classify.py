@@ -34,6 +34,12 @@ class Evaluation:
         return {"agreement": self.agreement} if self.top1 is None else {"top1": self.top1}
 
     @property
+    def measured(self) -> dict[str, float | None]:
+        """What a row of `metrics.jsonl` says of it."""
+        known = {} if self.top1 is None else {"top1": self.top1, "valid_loss": self.loss}
+        return known if self.agreement is None else known | {"agreement": self.agreement}
+
+    @property
     def says(self) -> str:
         """The result in a line: the accuracy, or without labels the agreement."""
         if self.top1 is not None:

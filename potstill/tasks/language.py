@@ -1,0 +1,151 @@
+"""Language: a response that is predicted token by token, whoever wrote it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from potstill.functional import at_least_float32
+from potstill.lazy import LOGITS
+from potstill.types import (
+    MAIN,
+    Answer,
+    Batch,
+    LazyLogits,
+    LiveSource,
+    Progress,
+    Source,
+    SourceOutputs,
+    Stateful,
+)
+
+Judge = Callable[[nn.Module], dict[str, float]]
+"""What a network's own responses are worth, by the names of the scores."""
+
+
+@dataclass(frozen=True)
+class TextEvaluation:
+    """What a language model is worth: `scores` by name. `loss` is the mean negative log-likelihood of a response token,
+    `perplexity` its exponential, `token_accuracy` the percentage of tokens predicted; a judge adds others.
+    """
+
+    scores: dict[str, float]
+    finite: bool
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What a row of `metrics.jsonl` says of it."""
+        return {f"valid_{name}": value for name, value in self.scores.items()}
+
+    @property
+    def says(self) -> str:
+        """The scores in a line."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in self.scores.items())
+
+
+class Language:
+    """Texts of a prompt and a response, for causal language models of transformers.
+
+    `sequences` writes the response that is learnt from, in place of the data set's. The answer is the logits
+    `[B, R, V]` of the response's tokens alone, with `lazy` as `LazyLogits`; where a view has no "at", of all tokens
+    `[B, L, V]`. `vocabulary` is how many tokens there are: columns beyond are padding and are left out. `judge` scores
+    what a network writes, in `evaluate`.
+    """
+
+    combine_scope: Literal["unit", "batch"] = "unit"
+    derived: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    steps_per_batch = 1
+
+    def __init__(
+        self, sequences: Any = None, *, lazy: bool = True, vocabulary: int | None = None, judge: Judge | None = None
+    ):
+        self.sequences, self.lazy, self.vocabulary, self.judge = sequences, lazy, vocabulary, judge
+
+    def writing(self, sequences: Any) -> Language:
+        """The same kind of example, with responses that somebody else writes."""
+        return Language(sequences, lazy=self.lazy, vocabulary=self.vocabulary)
+
+    def prepare(self, batch: Batch, sources: Mapping[str, Source], progress: Progress, seed: int) -> Iterable[Batch]:
+        return (batch if self.sequences is None else self.sequences(batch, sources, progress, seed),)
+
+    def forward(self, model: nn.Module, batch: Batch, view: str) -> Answer:
+        seen, causal = batch.views[view], cast(Any, model)
+        inputs = {**seen.input, "use_cache": False}
+        at = seen.extras.get("at")
+        head = causal.get_output_embeddings() if self.lazy else None
+        if head is None:
+            return self._real(_taken(causal(**inputs).logits, at))
+        hidden = _taken(causal.base_model(**inputs).last_hidden_state, at)
+        return self._real(LazyLogits(hidden, head.weight, head.bias))
+
+    def _real(self, answer: Answer) -> Answer:
+        """Without the columns that no token has."""
+        count = self.vocabulary
+        if count is None:
+            return answer
+        if isinstance(answer, Tensor):
+            return answer[..., :count]
+        bias = None if answer.bias is None else answer.bias[:count]
+        return LazyLogits(answer.hidden, answer.weight[:count], bias)
+
+    def combine(self, outputs: SourceOutputs, batch: Batch) -> SourceOutputs:
+        return outputs
+
+    def mask(self, batch: Batch, view: str) -> Tensor | None:
+        return batch.views[view].mask
+
+    def report(self) -> dict[str, float]:
+        """What the texts of the last epoch were like."""
+        return {} if self.sequences is None else self.sequences.report()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sequences.state_dict() if isinstance(self.sequences, Stateful) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if isinstance(self.sequences, Stateful):
+            self.sequences.load_state_dict(state)
+
+    def evaluate(self, source: LiveSource, loader: Iterable[Batch], reference: Tensor | None = None) -> TextEvaluation:
+        """The likelihood of the data's responses, and what the judge says of the network's own."""
+        sums: Tensor | None = None
+        with source.evaluating():
+            for batch in loader:
+                seen = batch.main
+                assert seen.label is not None
+                assert seen.mask is not None
+                found = _likelihood(source(self, batch, MAIN, ()).output, seen.label, seen.mask)
+                sums = found if sums is None else sums + found
+            if sums is None:
+                raise ValueError("there is nothing to evaluate on: no batch")
+            loss, right, count = sums.tolist()
+            mean = loss / max(count, 1)
+            scores = {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "token_accuracy": 100 * right / count}
+            if self.judge is not None and source.module is not None:
+                scores |= self.judge(source.module)
+        return TextEvaluation(scores, math.isfinite(mean))
+
+
+def _taken(value: Tensor, at: Tensor | None) -> Tensor:
+    """The rows `[B, R, D]` of `[B, L, D]` at these places."""
+    return value if at is None else value.gather(1, at[..., None].expand(-1, -1, value.shape[-1]))
+
+
+def _likelihood(answer: Answer, label: Tensor, mask: Tensor) -> Tensor:
+    """Sums over tokens that count: negative log-likelihood, how many were predicted, how many there are."""
+    label, weight = label.flatten(), mask.flatten().double()
+    step = max(1, LOGITS // answer.shape[-1])
+    total = torch.zeros(3, dtype=torch.float64, device=label.device)
+    for start in range(0, len(label), step):
+        some = slice(start, start + step)
+        logits = answer.flatten(0, -2)[some] if isinstance(answer, Tensor) else answer.cast().rows(some)
+        logits = at_least_float32(logits)
+        nll = F.cross_entropy(logits, label[some], reduction="none").double()
+        right = (logits.argmax(-1) == label[some]).double()
+        total += torch.stack([nll, right, torch.ones_like(nll)]).mul(weight[some]).sum(1)
+    return total

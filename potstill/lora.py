@@ -116,7 +116,7 @@ def _chosen(network: nn.Module, place: str, head: str | None) -> dict[str, nn.Mo
 
 
 def _inside(path: str, modules: Sequence[str]) -> bool:
-    return any(path.startswith(f"{module}.") for module in modules)
+    return any(not module or path.startswith(f"{module}.") for module in modules)
 
 
 def _takes(layer: nn.Module) -> bool:

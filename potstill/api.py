@@ -22,13 +22,13 @@ from potstill.data.foreign import Given, Ordered
 from potstill.evaluation.summary import Cell, summarise
 from potstill.examples import Examples, source
 from potstill.forms import examples_of, findable, held
+from potstill.idle import unused
 from potstill.loop import Result
 from potstill.methods import Method, parse
 from potstill.precision import Choice, Precision, lay_out
 from potstill.ranks import start
 from potstill.recipe import Fit
 from potstill.report.page import write_report
-from potstill.setting import unused
 from potstill.sources import Network
 from potstill.student import adaptation, save_student
 from potstill.tasks.classify import Classify, Evaluation

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from potstill import demo
 from potstill.data import Data
 from potstill.errors import did_you_mean
 from potstill.grid import Grid
+from potstill.language.models import LanguageModel
+from potstill.language.recipe import FIT, LanguageRecipe
+from potstill.language.spec import Text
 from potstill.recipe import Fit, Network, Recipe
 
 DATA = {
@@ -54,7 +58,7 @@ def recipes() -> list[dict[str, Any]]:
     return rows + [{"recipe": name, "what": _first_line(path)} for name, path in sorted(_shipped().items())]
 
 
-def recipe(named: str | None, smoke: bool, root: str | None = None) -> tuple[Recipe, str | None]:
+def recipe(named: str | None, smoke: bool, root: str | None = None) -> tuple[Recipe | LanguageRecipe, str | None]:
     """A recipe by file or name, and where it came from. Without either: the demo, or one for the user's own data.
 
     Raises ValueError for a file or name that does not exist, or a file without `recipe(smoke) -> Recipe`.
@@ -63,7 +67,7 @@ def recipe(named: str | None, smoke: bool, root: str | None = None) -> tuple[Rec
         return (own(Path(root), smoke) if root else demo.recipe(smoke)), None
     path = _found(named, "recipe")
     made = _made(path, smoke, "recipe")
-    if not isinstance(made, Recipe):
+    if not isinstance(made, Recipe | LanguageRecipe):
         grid = f"; it is a grid: potstill bench {named}" if isinstance(_made(path, smoke, "grid"), Grid) else ""
         raise ValueError(f"{path} does not define recipe(smoke=False) -> potstill.Recipe{grid}")
     return made, str(named)
@@ -115,8 +119,10 @@ def _made(path: Path, smoke: bool, function: str) -> Any:
         raise ValueError(f"recipe {path}, line {line or '?'}: {type(error).__name__}: {what}") from error
 
 
-def own(root: Path, smoke: bool = False) -> Recipe:
+def own(root: Path, smoke: bool = False) -> Recipe | LanguageRecipe:
     """Where a user starts with data of their own: a small pair, 30 epochs, with and without a teacher."""
+    if root.suffix in (".jsonl", ".ndjson"):
+        return texts(root, smoke)
     return Recipe(
         title=f"{root.name}: ResNet-20 to ResNet-8",
         data=Data(name=root.stem or "data", root=root),
@@ -124,6 +130,19 @@ def own(root: Path, smoke: bool = False) -> Recipe:
         student=Network("resnet8"),
         methods=("student", "icd+kd"),
         fit=Fit(epochs=1 if smoke else 30),
+    )
+
+
+def texts(root: Path, smoke: bool = False) -> LanguageRecipe:
+    """The same for prompts and responses: two small models that begin with random weights."""
+    fit = replace(FIT, epochs=1) if smoke else FIT
+    return LanguageRecipe(
+        title=f"{root.name}: a small language model from a larger one",
+        data=Text(name=root.stem, root=root, **({"train_rows": 64, "valid_rows": 16} if smoke else {})),
+        teacher=LanguageModel(layers=4, width=256, heads=4),
+        student=LanguageModel(layers=2, width=128, heads=2),
+        methods=("student", "skd"),
+        fit=fit,
     )
 
 

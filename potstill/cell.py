@@ -212,5 +212,7 @@ def choose_precision(
 
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         batch = next(iter(examples.loader.epoch(0)))  # a loader of somebody else's may draw random numbers
-        choice = choose(step, device, rounds)
+        images = isinstance(examples.probe.main.input, Tensor)
+        choice = choose(step, device, rounds, images)
+        compiling = compiling and images
         return consider(choice, step, fit.epochs * examples.loader.steps, device, rounds) if compiling else choice

@@ -26,10 +26,11 @@ from potstill.costs import macs, measure
 from potstill.data import Images, first
 from potstill.engine import Engine
 from potstill.footprint import Footprint, examination, footprint
+from potstill.idle import without_effect
 from potstill.methods import LONE_STUDENT, Method, parse
 from potstill.precision import Choice, Precision
 from potstill.recipe import Fit, Network, Recipe
-from potstill.setting import EVALUATION_BATCH, Setting, without_effect
+from potstill.setting import EVALUATION_BATCH, Setting
 from potstill.sources import Network as Live
 from potstill.stages import Stage
 from potstill.types import MAIN, Batch, Source

@@ -17,6 +17,7 @@ import tyro
 from potstill import catalogue, runs
 from potstill.commands.arguments import SHORT, adapted, flags, split, unknown, value
 from potstill.errors import did_you_mean
+from potstill.language.recipe import LanguageRecipe
 from potstill.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -78,6 +79,19 @@ class Distill:
 
 
 @dataclass(frozen=True)
+class DistillText:
+    """Train a language model (or load one), then every method from the same seeds; print one table and write a report.
+
+    RECIPE is a Python file with `recipe(smoke) -> LanguageRecipe`, or the name of one that ships (potstill list
+    recipes); --data.root FILE.jsonl alone starts with texts of your own. Every value of the recipe can be set below;
+    what the recipe itself says is the default.
+    """
+
+    common: Annotated[Common, tyro.conf.arg(name="")]
+    recipe: Annotated[LanguageRecipe, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
 class ListWhat:
     """Show what Potstill has."""
 
@@ -132,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _distill(arguments: list[str]) -> int:
     from potstill.compare import run
     from potstill.comparison import Options
+    from potstill.language.run import run as run_texts
     from potstill.console import Talk
     from potstill.loop import Interrupted
     from potstill.ranks import rank, start
@@ -142,9 +157,10 @@ def _distill(arguments: list[str]) -> int:
     if wrong := unknown(rest, flags(Common()) | flags(recipe) | set(SHORT) | {"--help"}):
         sys.stderr.write(f"error: {wrong}\n")
         return 2
+    kind: Any = Distill if isinstance(recipe, Recipe) else DistillText
     given = tyro.cli(
-        Distill,
-        default=Distill(Common(), recipe),
+        kind,
+        default=kind(Common(), recipe),
         args=rest,
         prog="potstill distill",
         config=(tyro.conf.AvoidSubcommands,),
@@ -169,7 +185,7 @@ def _distill(arguments: list[str]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: talk.warn(str(message))  # ty: ignore[invalid-assignment]
-            summary = run(recipe, options)
+            summary = run(recipe, options) if isinstance(recipe, Recipe) else run_texts(recipe, options)
     except (Interrupted, KeyboardInterrupt):
         if rank() == 0:
             sys.stderr.write(_stopped(arguments, out))
@@ -189,13 +205,17 @@ def _stopped(arguments: list[str], out: Path) -> str:
 
 
 def _show(summary: dict[str, Any], out: Path, common: Common) -> None:
+    from potstill.evaluation.scores import KIND as SCORES
+    from potstill.report.formats import rich_table
+    from potstill.report.scores_table import scores_sheet
     from potstill.report.tables import comparison_table
 
     if common.json:
         sys.stdout.write(json.dumps({key: summary[key] for key in ANSWER}) + "\n")
     elif not common.quiet:
         console = _console()
-        console.print(comparison_table(summary, width=console.width))
+        shown = rich_table(scores_sheet(summary), console.width) if summary.get("kind") == SCORES else None
+        console.print(shown or comparison_table(summary, width=console.width))
         console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 

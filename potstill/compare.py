@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,12 +11,13 @@ from potstill.assistants import check_assistants, with_ladder
 from potstill.comparison import Comparison, Options
 from potstill.data import load
 from potstill.evaluation.summary import Cell
+from potstill.idle import without_effect
 from potstill.methods import Method, parse
 from potstill.models import check_name
 from potstill.precision import Precision
 from potstill.ranks import rank, wait
 from potstill.recipe import Recipe
-from potstill.setting import Setting, with_views, without_effect
+from potstill.setting import Setting, with_views
 from potstill.together import groups
 from potstill.unlabelled import check_unlabelled, unknown_normalisation, untaught_answers
 
@@ -26,7 +28,17 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     Raises ValueError for whatever is wrong with the recipe, the data, the networks or the output folder. Before the
     first step that leaves nothing behind.
     """
-    recipe, methods = checked(recipe, options)
+    return completed(*checked(recipe, options), options, opened, Comparison)
+
+
+def completed(
+    recipe: Any,
+    methods: list[Method],
+    options: Options,
+    opened: Callable[[Any, Options], Any],
+    kind: type[Comparison],
+) -> dict[str, Any]:
+    """The same for any kind of data, once the recipe is checked: `opened` reads it, `kind` trains."""
     values = runs.describe(recipe, options.seed, options.source)
     if rank() == 0:
         runs.check(options.out, values, options.resume)
@@ -35,7 +47,7 @@ def run(recipe: Recipe, options: Options) -> dict[str, Any]:
     setting.check(methods, options.seed)
     with runs.claim(options.out, values, options.resume) if rank() == 0 else nullcontext():
         wait()
-        return _compare(setting, options, methods)
+        return _compared(setting, options, methods, kind)
 
 
 def checked(recipe: Recipe, options: Options) -> tuple[Recipe, list[Method]]:
@@ -72,7 +84,7 @@ def opened(recipe: Recipe, options: Options) -> Setting:
     return setting
 
 
-def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[str, Any]:
+def _compared(setting: Any, options: Options, methods: list[Method], kind: type[Comparison]) -> dict[str, Any]:
     talk, recipe = options.talk, setting.recipe
     precision, why = runs.settle_precision(
         options.out, options.precision, lambda: setting.measure(methods, options.seed, compiling=True)
@@ -81,9 +93,8 @@ def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[
     for method in methods:
         talk.say(f"method {method.name}: {method.plan}")
     cells = [(method, seed) for seed in range(options.seed, options.seed + recipe.seeds) for method in methods]
-    taught = 1 + (recipe.teacher.budget is not None)
-    with talk.bars(taught + sum(len(method.stages) for method, _ in cells)) as begin:
-        comparison = Comparison(setting, options, methods, precision, begin)
+    with talk.bars(setting.lessons + sum(len(method.stages) for method, _ in cells)) as begin:
+        comparison = kind(setting, options, methods, precision, begin)
         comparison.learn_teacher()
         done = _trained(comparison, cells)
     talk.say(runs.waiting(options.out))
@@ -92,7 +103,7 @@ def _compare(setting: Setting, options: Options, methods: list[Method]) -> dict[
 
 def _trained(comparison: Comparison, cells: list[tuple[Method, int]]) -> list[Cell]:
     """One after the other, or side by side where they see the same batches; then one that fails ends only itself."""
-    if comparison.setting.recipe.data.order == "own":
+    if not comparison.setting.side_by_side:
         return [comparison.cell(method, seed) for method, seed in cells]
     done: list[Cell] = []
     # Seeds of a method together: their students are alike.
@@ -110,9 +121,14 @@ def _check_names(methods: list[Method], recipe: Recipe) -> None:
     check_assistants(recipe.assistants)
     if recipe.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {recipe.seeds}")
+    check_methods(methods)
+
+
+def check_methods(methods: list[Method], usual: str = "student kd icd") -> None:
+    """Raises ValueError for no method, and for two of one name."""
     names = [method.name for method in methods]
     if not names:
-        raise ValueError("no method to run; write e.g. --methods student kd icd")
+        raise ValueError(f"no method to run; write e.g. --methods {usual}")
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"method {name!r} is written twice")

@@ -131,7 +131,7 @@ class Comparison:
 
         Raises Interrupted when all are stopped, and ValueError for several whose batches are not the same.
         """
-        if len(wanted) > 1 and self.setting.recipe.data.order != "shared":
+        if len(wanted) > 1 and not self.setting.side_by_side:
             raise ValueError("students that train side by side see the same batches; set data.order to shared")
         spec, fit = self.setting.recipe.student, self.setting.recipe.fit
         trainees = [Trainee(spec, method, fit, seed, self.folder(method, seed)) for method, seed in wanted]

@@ -21,10 +21,11 @@ from potstill import checkpoint, runs
 from potstill.data.cache import folder as cache_folder
 from potstill.methods import parse
 from potstill.recipe import Assistant, Fit
-from potstill.setting import Setting
 from potstill.student import CARD, WEIGHTS
 
 RESULT = "result.json"
+MODEL = "model"
+"""Folder of a language model, as transformers writes it, in place of `student.safetensors`."""
 KEPT = (WEIGHTS, CARD, "metrics.jsonl", "timings.jsonl", RESULT)
 
 
@@ -33,21 +34,20 @@ def default_folder() -> Path:
     return cache_folder() / "teachers"
 
 
-def key(setting: Setting, seed: int, assistant: Assistant | None = None, taught_by: str = "") -> str:
+def key(setting: Any, seed: int, assistant: Assistant | None = None, taught_by: str = "") -> str:
     """A hash of everything that the weights of a recipe's teacher depend on, precision and machine left out.
 
     Or those of an assistant, with the fingerprints of whoever teaches it.
     """
     recipe = setting.recipe
-    fit, data = recipe.training_of(assistant), recipe.data
+    fit = recipe.training_of(assistant)
     spec = assistant.network if assistant else recipe.teacher
     values: dict[str, Any] = {
         "network": {
             name: value for name, value in asdict(spec).items() if name not in ("cache", "checkpoint", "budget")
         },
         "fit": _changing(fit),
-        "data": setting.train.digest,
-        "augment": [data.augment, data.data_seed, data.views],
+        **setting.learns_from,
         "seed": seed,
     }
     if assistant:
@@ -77,6 +77,10 @@ def locked(place: Path) -> Iterator[None]:
 def copy(source: Path, target: Path) -> None:
     """Copy a finished teacher, `result.json` last, so that a run folder stands on its own."""
     target.mkdir(parents=True, exist_ok=True)
+    if (source / MODEL).is_dir() and not (target / MODEL).exists():
+        beside = target / f".{MODEL}.new"
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(source / MODEL, beside).rename(target / MODEL)
     for name in KEPT:
         if (source / name).exists():
             checkpoint.write_beside(target / name, lambda path, name=name: shutil.copyfile(source / name, path))

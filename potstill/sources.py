@@ -132,19 +132,26 @@ class Network:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Evaluation mode without gradient, then back as it was."""
-        modes = {m: m.training for m in self._module.modules()}
-        self._module.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with evaluated(self._module):
+            yield
 
     def close(self) -> None:
         """Give the network back in the modes, and with the layout of weights, that are usual."""
         lay_out(self._module, torch.contiguous_format)
         for module, mode in self._modes.items():
+            module.training = mode
+
+
+@contextmanager
+def evaluated(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradient, and every module's own mode again afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
             module.training = mode
 
 

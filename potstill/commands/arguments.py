@@ -31,11 +31,11 @@ def split(arguments: list[str]) -> tuple[str | None, list[str]]:
     return named, spelled
 
 
-def adapted(recipe: Recipe, arguments: list[str]) -> Recipe:
+def adapted(recipe: Any, arguments: list[str]) -> Any:
     """Another network has another shape, so the recipe's width and depth go with the recipe's network."""
     for role in ("teacher", "student"):
         spec, name = getattr(recipe, role), value(arguments, f"--{role}.name")
-        if name not in (None, spec.name):
+        if name not in (None, spec.name) and isinstance(recipe, Recipe):
             recipe = replace(recipe, **{role: replace(spec, name=name, width=None, depth=None)})
     if recipe.teacher_fit is None and any(word.startswith("--teacher-fit.") for word in arguments):
         recipe = replace(recipe, teacher_fit=recipe.fit)

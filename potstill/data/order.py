@@ -47,8 +47,10 @@ class Order:
         rank: int = 0,
         world: int = 1,
         drop_last: bool = True,
+        kind: str = "images",
     ) -> Order:
-        """For `samples` of `what`. Where there are fewer than `batch_size`, an epoch is one batch, with a warning.
+        """For `samples` of `what`, which are of that `kind`. Where there are fewer than `batch_size`, an epoch is one
+        batch, with a warning.
 
         Raises:
             ValueError: sizes and ranks that do not fit each other, or an unknown augmentation.
@@ -56,14 +58,14 @@ class Order:
         if augment not in get_args(Augment):
             raise ValueError(f"unknown augmentation {augment!r}; {did_you_mean(augment, get_args(Augment))}")
         if batch_size < 1 or not samples:
-            raise ValueError(f"batch_size is {batch_size} and there are {samples} images; both must be positive")
+            raise ValueError(f"batch_size is {batch_size} and there are {samples} {kind}; both must be positive")
         if not 0 <= rank < world:
             raise ValueError(f"rank must lie in [0, world), got rank {rank} of {world}")
         if batch_size % world:
             raise ValueError(f"batch_size {batch_size} cannot be shared equally by {world} ranks")
         if batch_size > samples:
             warnings.warn(
-                f"batch_size {batch_size} is larger than the {samples} images of {what}: every epoch is one batch of "
+                f"batch_size {batch_size} is larger than the {samples} {kind} of {what}: every epoch is one batch of "
                 "all of them",
                 stacklevel=3,
             )
@@ -72,7 +74,7 @@ class Order:
         last = batch_size if drop_last or not left else left
         if last % world:
             raise ValueError(
-                f"the last batch of {last} images cannot be shared equally by {world} ranks; choose another "
+                f"the last batch of {last} {kind} cannot be shared equally by {world} ranks; choose another "
                 + ("batch size" if left == 0 else "batch size or drop_last=True")
             )
         steps = samples // batch_size if drop_last else -(-samples // batch_size)

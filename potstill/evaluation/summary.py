@@ -6,7 +6,7 @@ test set stands beside it; a method is compared with the lone student over the s
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -31,6 +31,7 @@ class Cell:
     peak_mib: float | None = None  # see usage.Peak
     classifies: bool = True  # False: nothing trained its classifier, so its accuracy says nothing
     tail_top1: float | None = None  # where the training data has a tail: data.imbalance
+    scores: Mapping[str, float] | None = None  # of data that is not classified: see scores.py
 
     @property
     def accuracy(self) -> float:

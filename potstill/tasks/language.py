@@ -55,24 +55,35 @@ class Language:
     `sequences` writes the response that is learnt from, in place of the data set's. The answer is the logits
     `[B, R, V]` of the response's tokens alone, with `lazy` as `LazyLogits`; where a view has no "at", of all tokens
     `[B, L, V]`. `vocabulary` is how many tokens there are: columns beyond are padding and are left out. `judge` scores
-    what a network writes, in `evaluate`.
+    what a network writes, in `evaluate`. `ends` are the tokens that end a text, and `longest` how many tokens the data's
+    longest response has: what a scheme that writes needs to know. `passes` optimizer steps are taken on every batch.
     """
 
     combine_scope: Literal["unit", "batch"] = "unit"
     derived: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    steps_per_batch = 1
 
     def __init__(
-        self, sequences: Any = None, *, lazy: bool = True, vocabulary: int | None = None, judge: Judge | None = None
+        self,
+        sequences: Any = None,
+        *,
+        lazy: bool = True,
+        vocabulary: int | None = None,
+        judge: Judge | None = None,
+        ends: Any = None,
+        longest: int = 128,
+        passes: int = 1,
     ):
         self.sequences, self.lazy, self.vocabulary, self.judge = sequences, lazy, vocabulary, judge
+        self.ends, self.longest, self.steps_per_batch = ends, longest, passes
 
-    def writing(self, sequences: Any) -> Language:
+    def writing(self, sequences: Any, passes: int = 1) -> Language:
         """The same kind of example, with responses that somebody else writes."""
-        return Language(sequences, lazy=self.lazy, vocabulary=self.vocabulary)
+        same = {"lazy": self.lazy, "vocabulary": self.vocabulary, "ends": self.ends, "longest": self.longest}
+        return Language(sequences, **same, passes=passes)
 
     def prepare(self, batch: Batch, sources: Mapping[str, Source], progress: Progress, seed: int) -> Iterable[Batch]:
-        return (batch if self.sequences is None else self.sequences(batch, sources, progress, seed),)
+        made = batch if self.sequences is None else self.sequences(batch, sources, progress, seed)
+        return (made,) * self.steps_per_batch
 
     def forward(self, model: nn.Module, batch: Batch, view: str) -> Answer:
         seen, causal = batch.views[view], cast(Any, model)

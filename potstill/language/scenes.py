@@ -1,0 +1,34 @@
+"""What schemes for language models ask of a scene."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from potstill.language.generation import Sampling
+from potstill.language.writers import Alone, lasting
+from potstill.scheme import Scene
+from potstill.tasks.language import Language
+
+
+def plain(scene: Scene, method: str, answered: bool = False) -> Language:
+    """The data's own kind of example, which must be texts; with `answered`, texts with responses.
+
+    Raises ValueError for other data.
+    """
+    task = scene.examples.task
+    if not isinstance(task, Language) or task.ends is None:
+        raise ValueError(f"{method} lets language models write, and the data of this run is no text with a prompt")
+    label = scene.examples.probe.main.label
+    if answered and (label is None or not label.shape[1]):
+        raise ValueError(
+            f"{method} also learns from the data's own responses, and the data has prompts only; take on_policy, or "
+            "skd(share=1)"
+        )
+    return task
+
+
+def alone(scene: Scene, who: str, method: str, options: Any) -> Alone:
+    """One network writes, as a scheme's options temperature, top_p, top_k and tokens say."""
+    task = plain(scene, method)
+    sampling = Sampling(options.temperature, options.top_p, options.top_k)
+    return Alone(who, method, task.ends, lasting(sampling, options.tokens, task.longest), task.vocabulary)

@@ -1,0 +1,169 @@
+"""A language recipe made real: its texts as tokens, its networks, sources and loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from potstill.cell import assemble, choose_precision
+from potstill.evaluation.scores import Measure
+from potstill.examples import Examples, source
+from potstill.hashing import hash_int
+from potstill.language import folder, models
+from potstill.language.encode import Encoded
+from potstill.language.generation import Ends
+from potstill.language.judge import Judge
+from potstill.language.loader import TextLoader, batches, first
+from potstill.language.models import LanguageModel
+from potstill.language.recipe import LanguageRecipe
+from potstill.methods import Method
+from potstill.precision import Choice, Precision
+from potstill.ranks import rank, world_size
+from potstill.recipe import Fit
+from potstill.sources import Network as Live
+from potstill.tasks.language import Language
+from potstill.types import DataInfo, Source
+
+EVALUATION_BATCH = 32
+PROBE_ROWS = 4
+
+
+@dataclass(frozen=True)
+class TextSetting:
+    """Everything of a language recipe that is the same for all its cells."""
+
+    recipe: LanguageRecipe
+    device: torch.device
+    tokenizer: Any
+    train: Encoded
+    valid: Encoded
+    ends: Ends
+    longest: int
+    """Tokens that a response may have."""
+    judge: Judge | None
+    notes: list[str]
+    fingerprint: str
+    """Of the tokenizer."""
+    cached: None = None
+    lessons = 1
+    side_by_side = False
+
+    @property
+    def name(self) -> str:
+        return self.recipe.data.name
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What tells this data from other data."""
+        return {"train": self.train.digest, "valid": self.valid.digest, "tokenizer": self.fingerprint}
+
+    @property
+    def learns_from(self) -> dict[str, Any]:
+        """What the weights of a teacher depend on, its network and its training left aside."""
+        return {**self.digests, "tokens": self.recipe.tokens, "data_seed": self.recipe.data.data_seed}
+
+    @property
+    def measures(self) -> list[Measure]:
+        """What students are compared by, the first of all."""
+        judged = [] if self.judge is None else self.judge.measures
+        return [*judged, Measure("loss", "loss", higher=False), Measure("token_accuracy", "next token %")]
+
+    @cached_property
+    def task(self) -> Language:
+        return Language(
+            vocabulary=len(self.tokenizer), judge=self.judge, ends=self.ends, longest=self.longest
+        )
+
+    def samples(self, most: int) -> list[dict[str, Any]]:
+        """What the network that was judged last has answered."""
+        return [] if self.judge is None else self.judge.samples[:most]
+
+    def network(self, spec: LanguageModel, role: str, seed: int, teacher: nn.Module | None = None) -> nn.Module:
+        """A network of the recipe, initialised as a function of (seed, role)."""
+        return models.build(spec, self.tokenizer, hash_int(seed, role), teacher=teacher).to(self.device)
+
+    def student(self, method: Method, seed: int, teacher: Source | None) -> nn.Module:
+        """The student before its first step."""
+        return self.network(self.recipe.student, "student", seed, None if teacher is None else teacher.module)
+
+    def fresh(self, seed: int) -> Callable[[str], nn.Module]:
+        """Makes networks like the student, whose initial weights are a function of (seed, name)."""
+        return lambda name: self.network(self.recipe.student, name, seed)
+
+    def preprocess(self, spec: LanguageModel, method: Method | None = None) -> None:
+        """Tokens go in as they are."""
+
+    def order(self, seed: int) -> int:
+        return seed
+
+    def save(self, place: Path, module: nn.Module, about: dict[str, Any]) -> None:
+        """Write a network as a folder that transformers loads."""
+        folder.save_folder(place, module, self.tokenizer, {"data": self.name, **about})
+
+    def teacher(self, module: nn.Module, precision: Precision | None = None, spec: LanguageModel | None = None) -> Live:
+        """A frozen source."""
+        probe = first(self.train, PROBE_ROWS, self.device)
+        return source(module, probe, trained=False, preprocess=None, precision=precision or Precision(), task=self.task)
+
+    def others(self, seed: int) -> dict[str, Any]:
+        """What else `assemble` may need: how peers begin."""
+        return {"fresh": self.fresh(seed)}
+
+    def examples(self, fit: Fit, seed: int | None, whole: bool = False) -> Examples:
+        """Loader and validation data."""
+        loader = TextLoader(
+            self.train,
+            batch_size=None if self.recipe.tokens else fit.batch_size,
+            tokens=self.recipe.tokens,
+            seed=hash_int(self.recipe.data.data_seed, "shared" if seed is None else seed),
+            device=self.device,
+            rank=rank(),
+            world=world_size(),
+            drop_last=fit.drop_last,
+        )
+        return Examples(
+            loader,
+            DataInfo(len(self.train), loader.batch_size),
+            first(self.train, PROBE_ROWS, self.device),
+            lambda: batches(self.valid, EVALUATION_BATCH, self.device),
+            lambda: batches(self.train, EVALUATION_BATCH, self.device),
+            task=self.task,
+        )
+
+    def check(self, methods: list[Method], seed: int) -> None:
+        """Build everything once, on throw-away copies, so that mistakes show before the first step."""
+        fit = self.recipe.fit
+        teacher = self.teacher(self.network(self.recipe.teacher, "teacher", seed))
+        for method in methods:
+            for stage in method.stages:
+                assemble(
+                    self.student(method, seed, teacher),
+                    teacher if method.needs_teacher else None,
+                    method,
+                    self.examples(fit, seed),
+                    fit,
+                    stage=stage,
+                    **self.others(seed),
+                )
+
+    def measure(self, methods: list[Method], seed: int, rounds: int = 3, compiling: bool = False) -> Choice:
+        """The fastest precision for a step of these methods that needs no sampling, if there is one."""
+        method = next((one for one in reversed(methods) if one.needs_teacher and one.scheme is None), methods[0])
+        teacher = self.teacher(self.network(self.recipe.teacher, "teacher", seed))
+        return choose_precision(
+            self.student(method, seed, teacher),
+            teacher.module if method.needs_teacher else None,
+            method,
+            self.examples(self.recipe.fit, seed),
+            self.recipe.fit,
+            None,
+            None,
+            rounds,
+            **self.others(seed),
+        )

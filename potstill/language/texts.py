@@ -1,0 +1,198 @@
+"""From a `Text` to strings: prompts, responses and references of one split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from potstill.data.raw import VALID_NAMES
+from potstill.errors import did_you_mean
+from potstill.hashing import hash_int
+from potstill.language.rows import written
+from potstill.language.spec import Text
+from potstill.language.tables import Table, one_file, splits
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """One split as strings.
+
+    `responses` is None where there are prompts only; what an example is scored against are its `references`, one or
+    several. `where(rows[i])` says where example i stands in the data; `notes` are sentences that a user should see.
+    """
+
+    prompts: list[str] = field(repr=False)
+    responses: list[str] | None = field(repr=False)
+    references: list[list[str]] = field(repr=False)
+    name: str
+    split: str
+    rows: np.ndarray = field(repr=False)
+    where: Callable[[int], str] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the strings themselves, whatever files they came from."""
+        digest = hashlib.blake2b(digest_size=8)
+        for part in (self.prompts, self.responses, self.references):
+            digest.update(json.dumps(part).encode())
+        return digest.hexdigest()
+
+    def place(self, index: int | np.integer) -> str:
+        """Where an example stands in the data, in words."""
+        return self.where(int(self.rows[index]))
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Texts:
+        """Only these examples, in this order."""
+        rows = np.asarray(rows).tolist()
+        return replace(
+            self,
+            prompts=[self.prompts[row] for row in rows],
+            responses=None if self.responses is None else [self.responses[row] for row in rows],
+            references=[self.references[row] for row in rows],
+            rows=self.rows[rows],
+        )
+
+
+def load(spec: Text, tokenizer: Any = None, *, quiet: bool = False) -> tuple[Texts, Texts]:
+    """Training and validation texts. `tokenizer` is asked for its chat template, where there is a conversation.
+
+    Where there is no split to validate on, a part of the training rows is set aside and `notes` say so.
+
+    Raises:
+        ValueError: the data cannot be found or understood, or a row has no text. The message says where, what was
+            found and what would mend it.
+    """
+    spec = spec.settled()
+    there = splits(spec, quiet)
+    train = _split(spec, there, spec.train_split, tokenizer)
+    if (held := _validation(spec, there)) is None:
+        train, valid = _set_aside(train, spec)
+    else:
+        valid = _split(spec, there, held, tokenizer)
+    if spec.several_references:
+        valid = _grouped(valid)
+    train, valid = _first(train, spec.train_rows), _first(valid, spec.valid_rows)
+    if spec.extra:
+        train = _with_extra(train, spec, tokenizer)
+    return train, valid
+
+
+def _validation(spec: Text, there: Mapping[str, Any]) -> str | None:
+    if spec.valid_split is None:
+        return next((name for name in VALID_NAMES if name in there), None)
+    if spec.valid_split.lower() not in map(str.lower, there):
+        raise ValueError(
+            f"{spec.title} has no split {spec.valid_split!r} (data.valid_split); "
+            f"{did_you_mean(spec.valid_split, there)}"
+        )
+    return spec.valid_split
+
+
+def _split(spec: Text, there: Mapping[str, Callable[[], Table]], split: str, tokenizer: Any) -> Texts:
+    found = next((name for name in there if name.lower() == split.lower()), None)
+    if found is None:
+        raise ValueError(f"{spec.title} has no split {split!r}; {did_you_mean(split, there)}")
+    table = there[found]()
+    if not len(table):
+        raise ValueError(f"{table.files[0]}: split {split!r} of {spec.title} has no rows")
+    return _texts(spec, table, split, tokenizer)
+
+
+def _texts(spec: Text, table: Table, split: str, tokenizer: Any, answered: bool = True) -> Texts:
+    prompts, responses = written(table, spec, tokenizer, answered)
+    references = [[] for _ in prompts] if responses is None else [[response] for response in responses]
+    texts = Texts(prompts, responses, references, spec.title, split, np.arange(len(table)), table.where)
+    return _without_empty(texts, spec)
+
+
+def _without_empty(texts: Texts, spec: Text) -> Texts:
+    sides = [("prompt", texts.prompts), *([] if texts.responses is None else [("response", texts.responses)])]
+    empty = {what: [row for row, text in enumerate(side) if not text.strip()] for what, side in sides}
+    gone = sorted({row for rows in empty.values() for row in rows})
+    if not gone:
+        return texts
+    if not spec.skip_empty:
+        what = next(what for what, rows in empty.items() if gone[0] in rows)
+        raise ValueError(
+            f"{texts.place(gone[0])}: the {what} is empty ({len(gone)} such rows of {len(texts)}); fill it, or "
+            "leave such rows out with --data.skip_empty"
+        )
+    if len(gone) == len(texts):
+        raise ValueError(f"{texts.name} {texts.split}: every row has an empty prompt or response")
+    kept = np.delete(np.arange(len(texts)), gone)
+    note = (
+        f"{texts.name} {texts.split}: {len(gone):,} of {len(texts):,} rows have an empty prompt or response, left out"
+    )
+    return replace(texts.take(kept), notes=(*texts.notes, note))
+
+
+def _grouped(texts: Texts) -> Texts:
+    """Rows with the same prompt are one example, in the place of the first, with the references of all."""
+    rows: dict[str, list[int]] = {}
+    for row, prompt in enumerate(texts.prompts):
+        rows.setdefault(prompt, []).append(row)
+    several = [[one for row in same for one in texts.references[row]] for same in rows.values()]
+    return replace(texts.take([same[0] for same in rows.values()]), references=several)
+
+
+def _set_aside(texts: Texts, spec: Text) -> tuple[Texts, Texts]:
+    """By a hash of the prompt, so that a prompt that occurs twice is on one side."""
+    limit = int(spec.held_out * 2**63)
+    held = np.array(
+        [
+            hash_int(spec.data_seed, int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest())) < limit
+            for prompt in texts.prompts
+        ]
+    )
+    if held.all() or not held.any():
+        raise ValueError(
+            f"data.held_out={spec.held_out} of the {len(texts)} rows of {texts.name} leaves none to "
+            f"{'train on' if held.all() else 'validate on'}; choose another part, or give it a validation split"
+        )
+    note = (
+        f"{texts.name} has no split to validate on: {held.sum():,} of {len(texts):,} rows were set aside, by a hash of "
+        f"their prompts (data.held_out={spec.held_out})"
+    )
+    train, valid = texts.take(np.flatnonzero(~held)), texts.take(np.flatnonzero(held))
+    return replace(train, notes=(*train.notes, note)), replace(valid, split="held out", notes=())
+
+
+def _first(texts: Texts, rows: int | None) -> Texts:
+    if rows is not None and rows > len(texts):
+        raise ValueError(f"{texts.name} {texts.split} has {len(texts):,} rows, fewer than the {rows:,} asked for")
+    return texts if rows is None or rows == len(texts) else texts.take(np.arange(rows))
+
+
+def _with_extra(texts: Texts, spec: Text, tokenizer: Any) -> Texts:
+    more = [_texts(spec, one_file(path.expanduser()), "extra", tokenizer, answered=False) for path in spec.extra]
+    prompts = [*texts.prompts, *(prompt for one in more for prompt in one.prompts)]
+    # Rows of all files are numbered one after the other.
+    all_of, before = [texts, *more], np.cumsum([0, *(int(one.rows.max()) + 1 for one in (texts, *more))])
+
+    def where(row: int) -> str:
+        part = int(np.searchsorted(before, row, "right")) - 1
+        return all_of[part].where(row - int(before[part]))
+
+    note = (
+        f"{len(prompts) - len(texts):,} further prompts without responses: the training data counts as prompts only, "
+        "for texts that networks write"
+    )
+    return replace(
+        texts,
+        prompts=prompts,
+        responses=None,
+        references=[[] for _ in prompts],
+        rows=np.concatenate([one.rows + start for one, start in zip(all_of, before[:-1], strict=True)]),
+        where=where,
+        notes=(*texts.notes, *(note for one in more for note in one.notes), note),
+    )

@@ -1,13 +1,15 @@
 """What LazyLogits save and cost: one loss on a large vocabulary with its gradient, from whole logits and in pieces.
 
 Both sides have hidden states `[tokens, D]` and a head `[V, D]` in float32; measured is what forward and backward take
-beyond these inputs, the gradients that they leave (the student's hidden states and head) included. `extra MiB` is the
+beyond these inputs, the gradients that they leave (the student's hidden states and head) included. With `--top` each
+loss is measured once more for a teacher of which so many of the largest probabilities are known. `extra MiB` is the
 largest sum of live allocations (torch.profiler, on a GPU the allocator's own peak), `gradients MiB` what of it is left
 at the end. Whole logits are run up to `--dense` tokens; above, `extra MiB` of the largest run is scaled by its tokens.
 `seconds` is the process's own time on a CPU, the median of interleaved rounds, and `ratio` the median of each round's.
 
     OMP_NUM_THREADS=1 python benchmarks/logit_memory.py --json logit_memory.json
-    OMP_NUM_THREADS=1 python benchmarks/logit_memory.py --vocabulary 32000 --tokens 1024 --rounds 5
+    OMP_NUM_THREADS=1 python benchmarks/logit_memory.py --vocabulary 32000 --tokens 512 --rounds 5 --top 100 \
+        --objectives forward_kl reverse_kl jsd akl
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,10 +28,11 @@ import torch
 import tyro
 from step_cost import abilities, interleaved, peak_mib
 
+from potstill.largest import top_logits
 from potstill.lazy import weighted_sum
 from potstill.methods import parse
 from potstill.runs import environment
-from potstill.types import LazyLogits, Objective
+from potstill.types import LazyLogits, Objective, TopLogits
 
 Row = dict[str, Any]
 Run = Callable[[], object]
@@ -41,6 +45,8 @@ class Arguments:
 
     objectives: tuple[str, ...] = ("forward_kl", "reverse_kl", "jsd", "skew_kl")
     """Names of objectives on logits that take LazyLogits."""
+    top: int = 0
+    """Also measure a teacher of which so many tokens are known (TopLogits)."""
     tokens: tuple[int, ...] = (1024, 8192)
     vocabulary: int = 128_256
     width: int = 1024
@@ -60,30 +66,32 @@ def main(arguments: Arguments) -> None:
         "date": time.strftime("%Y-%m-%d"),
         "vocabulary": arguments.vocabulary,
         "width": arguments.width,
+        "top": arguments.top,
         "rounds": arguments.rounds,
         "device": arguments.device,
         "environment": {**environment(), "machine": platform.machine(), **abilities()},
         "rows": [],
     }
     for name in arguments.objectives:
-        for tokens in arguments.tokens:
-            found["rows"].append(measure(name, tokens, arguments))
+        for tokens, top in product(arguments.tokens, sorted({0, arguments.top})):
+            found["rows"].append(measure(name, tokens, arguments, top))
             if arguments.json:
                 arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     print(f"\nV = {arguments.vocabulary:,}, D = {arguments.width:,}, float32\n")
     print("\n".join(table(found["rows"])))
 
 
-def measure(name: str, tokens: int, arguments: Arguments) -> Row:
+def measure(name: str, tokens: int, arguments: Arguments, top: int = 0) -> Row:
     (*_, term) = parse(name).terms
     objective = term.objective.build()
     torch.manual_seed(0)
     device = torch.device(arguments.device)
     student, teacher = (side(tokens, arguments, device, trained) for trained in (True, False))
-    runs = {"pieces": in_pieces(objective, student, teacher)}
+    guide = largest(teacher, top, objective) if top else teacher
+    runs = {"pieces": in_pieces(objective, student, guide)}
     if tokens <= arguments.dense:
-        runs["whole"] = whole(objective, student, teacher)
-    row: Row = {"objective": name, "tokens": tokens}
+        runs["whole"] = whole(objective, student, guide)
+    row: Row = {"objective": f"{name}, top {top}" if top else name, "tokens": tokens}
     for label, run in runs.items():
         row[f"{label}_mib"] = round(peak_mib(run, device), 1)
     trained = (student.hidden, student.weight)
@@ -100,13 +108,26 @@ def side(tokens: int, arguments: Arguments, device: torch.device, trained: bool)
     return LazyLogits(hidden.requires_grad_(trained), weight.requires_grad_(trained))
 
 
-def in_pieces(objective: Objective, student: LazyLogits, teacher: LazyLogits) -> Run:
+def largest(teacher: LazyLogits, k: int, objective: Objective) -> TopLogits:
+    """As a cache or a served teacher gives them, some tokens at a time."""
+    temperature = getattr(objective, "temperature", 1.0)
+    parts = [
+        top_logits(teacher.rows(slice(start, start + 64)), k, temperature) for start in range(0, teacher.shape[0], 64)
+    ]
+    log_probs, indices = (torch.cat([getattr(part, name) for part in parts]) for name in ("log_probs", "indices"))
+    return replace(parts[0], log_probs=log_probs, indices=indices)
+
+
+def in_pieces(objective: Objective, student: LazyLogits, teacher: LazyLogits | TopLogits) -> Run:
     weights = torch.full(student.shape[:1], 1 / student.shape[0], device=student.hidden.device)
     return stepping(student, lambda: weighted_sum(objective, student, teacher, weights, {}))
 
 
-def whole(objective: Objective, student: LazyLogits, teacher: LazyLogits) -> Run:
-    return stepping(student, lambda: objective(student.dense(), teacher.dense()).mean())
+def whole(objective: Objective, student: LazyLogits, teacher: LazyLogits | TopLogits) -> Run:
+    def loss() -> torch.Tensor:
+        return objective(student.dense(), teacher.dense() if isinstance(teacher, LazyLogits) else teacher).mean()
+
+    return stepping(student, loss)
 
 
 def stepping(student: LazyLogits, loss: Callable[[], torch.Tensor]) -> Run:

@@ -64,14 +64,79 @@ class LazyLogits:
         return replace(self, hidden=self.hidden.roll(shifts, dims))
 
 
-Answer = Tensor | LazyLogits
-"""What a network answers with."""
+@dataclass(frozen=True)
+class TopLogits:
+    """A distribution over a large vocabulary of which the k most probable tokens are known, and so the others' mass.
+
+    `log_probs` `[B, T, k]` or `[B, k]` of the softmax at `temperature`, over the whole `vocabulary`; `indices` int64 of
+    the same shape, whose tokens they are, each once a row. What is missing to 1 is the mass of all other tokens. A row
+    of which fewer are known is filled up with index -1 and -inf. Only a source that is not trained may answer with it,
+    and only objectives with `takes_top = True` take it.
+    """
+
+    log_probs: Tensor
+    indices: Tensor
+    vocabulary: int
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        values, places = self.log_probs, self.indices
+        if values.ndim < 2 or values.shape != places.shape or not 1 <= values.shape[-1] <= self.vocabulary:
+            raise ValueError(
+                f"TopLogits: log_probs {list(values.shape)}, indices {list(places.shape)}, a vocabulary of "
+                f"{self.vocabulary}; expected [..., k] twice, with k between 1 and the vocabulary"
+            )
+        if not values.is_floating_point() or places.dtype != torch.int64:
+            raise ValueError(
+                f"TopLogits: log_probs are {values.dtype}, indices {places.dtype}; expected floating point and int64"
+            )
+        if self.temperature <= 0:
+            raise ValueError(f"TopLogits: temperature must be positive, got {self.temperature}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that the logits would have."""
+        return (*self.log_probs.shape[:-1], self.vocabulary)
+
+    def __getitem__(self, some: slice) -> TopLogits:
+        """Rows of the first dimension."""
+        return replace(self, log_probs=self.log_probs[some], indices=self.indices[some])
+
+    def flat(self) -> TopLogits:
+        """`[N, k]`: tokens counted through all samples."""
+        return replace(self, log_probs=self.log_probs.flatten(0, -2), indices=self.indices.flatten(0, -2))
+
+    def detach(self) -> TopLogits:
+        return replace(self, log_probs=self.log_probs.detach())
+
+    def roll(self, shifts: int, dims: int) -> TopLogits:
+        """Another sample's: `dims` is one of the dimensions in front of the tokens, counted from 0."""
+        return replace(self, log_probs=self.log_probs.roll(shifts, dims), indices=self.indices.roll(shifts, dims))
+
+    def check(self) -> None:
+        """Raises ValueError for numbers that are no part of a distribution. Waits for the device."""
+        known, values = self.indices >= 0, self.log_probs.double()
+        mass = values.exp().where(known, 0).sum(-1).max().item()
+        places = self.indices.sort(-1).values
+        if values.isnan().any() or not mass <= 1.01:
+            raise ValueError(f"TopLogits: log_probs are NaN or sum to more than 1 (the largest mass is {mass:.4g})")
+        if self.indices.min() < -1 or self.indices.max() >= self.vocabulary:
+            raise ValueError(
+                f"TopLogits: indices lie in [{self.indices.min()}, {self.indices.max()}]; expected 0 to "
+                f"{self.vocabulary - 1}, or -1 where no further token is known"
+            )
+        if ((places[..., 1:] == places[..., :-1]) & (places[..., 1:] >= 0)).any():
+            raise ValueError("TopLogits: a row names the same token twice")
+
+
+Answer = Tensor | LazyLogits | TopLogits
+"""What a network answers with, or what stands for one."""
 
 Tensors = Tensor | tuple[Tensor, ...]
 """One side of an objective: one tensor, or one per tap that the address names."""
 
 Side = Answer | tuple[Answer, ...]
-"""The same as a term reads it, before it is known whether the objective takes `LazyLogits`."""
+"""The same as a term reads it, before it is known what the objective takes."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +249,8 @@ class Batch:
 class Outputs:
     """What one network said about one view.
 
-    `output` is its answer: logits `[B, K]` or `[B, T, V]`, as a tensor or as `LazyLogits`; scores `[B, N]`; embeddings
-    `[B, D]`. `taps` maps tap names to activations.
+    `output` is its answer: logits `[B, K]` or `[B, T, V]`, as a tensor, as `LazyLogits` or as `TopLogits`; scores
+    `[B, N]`; embeddings `[B, D]`. `taps` maps tap names to activations.
     """
 
     output: Answer
@@ -195,7 +260,12 @@ class Outputs:
         return self.output if name == "output" else self.taps[name]
 
     def dense(self) -> Tensor:
-        """The answer as a tensor; `LazyLogits` are made whole."""
+        """The answer as a tensor; `LazyLogits` are made whole. Raises ValueError for `TopLogits`, which cannot be."""
+        if isinstance(self.output, TopLogits):
+            raise ValueError(
+                f"whole logits are read, and of this answer only the {self.output.log_probs.shape[-1]} most probable "
+                f"of {self.output.vocabulary} tokens are known (TopLogits); let the source answer with all of them"
+            )
         return self.output.dense() if isinstance(self.output, LazyLogits) else self.output
 
 

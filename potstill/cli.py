@@ -146,8 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _distill(arguments: list[str]) -> int:
     from potstill.compare import run
     from potstill.comparison import Options
-    from potstill.language.run import run as run_texts
     from potstill.console import Talk
+    from potstill.language.run import run as run_texts
     from potstill.loop import Interrupted
     from potstill.ranks import rank, start
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -30,10 +30,71 @@ def full_precision(value: Tensor) -> torch.autocast:
 
 
 def log_probabilities(logits: Float[Tensor, "*rows K"], temperature: float = 1.0) -> Float[Tensor, "*rows K"]:
-    """Log softmax of z / T. A logit of -inf counts as the smallest finite number: probability 0, and no gradient."""
+    """Log softmax of z / T. A logit of -inf counts as `lowest`: probability 0, and no gradient."""
     logits = at_least_float32(logits)
     logits = logits if temperature == 1 else logits / temperature
-    return F.log_softmax(logits.clamp(min=torch.finfo(logits.dtype).min), dim=-1)
+    return F.log_softmax(logits.clamp(min=lowest(logits)), dim=-1)
+
+
+def lowest(logits: Tensor) -> float:
+    """What stands for -inf: low enough for a probability of 0, and a million such losses can be added up."""
+    return torch.finfo(logits.dtype).min / 2**20
+
+
+@runtime_checkable
+class Largest(Protocol):
+    """`TopLogits`: what is known of a distribution of which only the largest probabilities are."""
+
+    @property
+    def log_probs(self) -> Tensor: ...
+    @property
+    def indices(self) -> Tensor: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+def log_laws(
+    student: Float[Tensor, "*rows K"], teacher: Float[Tensor, "*rows K"] | Largest, temperature: float = 1.0
+) -> tuple[Float[Tensor, "*rows C"], Float[Tensor, "*rows C"]]:
+    r"""Log-probabilities at a temperature, the teacher's first, over the same classes.
+
+    These are all K, or, where k of the teacher's are known, C = k + 1: these and one for all others. There the teacher
+    has what is missing to 1 (at least what its log-probabilities leave open by their rounding, so that a loss stays
+    finite), and the student $\log \sum_{rest} q$, taken from its logits and not as a difference from 1. Raises
+    ValueError where the shapes or the temperatures differ.
+    """
+    if isinstance(teacher, Tensor):
+        return log_probabilities(teacher, temperature), log_probabilities(student, temperature)
+    if tuple(student.shape) != tuple(teacher.shape) or temperature != teacher.temperature:
+        raise ValueError(
+            f"the teacher's TopLogits are of shape {list(teacher.shape)} at temperature {teacher.temperature:g}, the "
+            f"student's logits of shape {list(student.shape)}, compared at temperature {temperature:g}; expected equal "
+            "ones: the others' mass is known at one temperature only"
+        )
+    known = teacher.indices >= 0
+    log_p = torch.cat([teacher.log_probs.where(known, -torch.inf), _log_missing(teacher, known)], -1)
+    own = at_least_float32(student)
+    own = own if temperature == 1 else own / temperature
+    floor, classes = lowest(own), own.shape[-1]
+    own = own.clamp(min=floor)
+    largest = own.gather(-1, teacher.indices.clamp(min=0)).where(known, floor)
+    # What only fills up a row is written into one more column, so that it takes no token's place.
+    rest = F.pad(own, (0, 1), value=floor).scatter_(-1, teacher.indices.where(known, classes), floor)
+    log_q = torch.cat([largest, rest.logsumexp(-1, keepdim=True)], -1)
+    return log_probabilities(log_p), log_probabilities(log_q)
+
+
+def _log_missing(top: Largest, known: Tensor) -> Tensor:
+    """Logarithm of what is missing to 1, `[*rows, 1]`: a small difference, so in float64. -inf where all are known."""
+    half = torch.finfo(top.log_probs.dtype).eps / 2
+    log_p = top.log_probs.double().where(known, -torch.inf).clamp(min=torch.finfo(torch.float64).min)
+    p = log_p.exp()
+    rounding = half * -(p * log_p).sum(-1, keepdim=True) + torch.finfo(torch.float64).eps
+    missing = torch.maximum(1 - p.sum(-1, keepdim=True), rounding).log()
+    every = known.sum(-1, keepdim=True) == top.shape[-1]
+    return missing.masked_fill(every, -torch.inf).to(at_least_float32(top.log_probs).dtype)
 
 
 def kl(log_a: Float[Tensor, "*rows K"], log_b: Float[Tensor, "*rows K"]) -> Float[Tensor, "*rows"]:
@@ -48,6 +109,32 @@ def kl(log_a: Float[Tensor, "*rows K"], log_b: Float[Tensor, "*rows K"]) -> Floa
 def mixture(log_a: Float[Tensor, "*rows K"], log_b: Float[Tensor, "*rows K"], share: float) -> Float[Tensor, "*rows K"]:
     """Logarithm of `share` * a + (1 - `share`) * b, for a share in (0, 1)."""
     return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
+
+
+def jsd(log_p: Float[Tensor, "*rows K"], log_q: Float[Tensor, "*rows K"], beta: float) -> Float[Tensor, "*rows"]:
+    r"""$\beta KL(P \| M) + (1 - \beta) KL(Q \| M)$, $M = \beta P + (1 - \beta) Q$, from logarithms.
+
+    At the ends, where that is 0, what it tends to when divided by its weight: KL(P || Q) for $\beta = 0$, KL(Q || P)
+    for $\beta = 1$. For $\beta$ between them it is not negative for entries that do not sum to one either.
+
+    >>> jsd(torch.tensor([0.7, 0.2, 0.1]).log(), torch.tensor([0.4, 0.4, 0.2]).log(), 0.5)
+    tensor(0.0462)
+    """
+    if beta in (0, 1):
+        return kl(log_q, log_p) if beta else kl(log_p, log_q)
+    middle = mixture(log_p, log_q, beta)
+    return beta * kl(log_p, middle) + (1 - beta) * kl(log_q, middle)
+
+
+def sorted_l1(p: Float[Tensor, "*rows K"], q: Float[Tensor, "*rows N"]) -> Float[Tensor, "*rows"]:
+    r"""$\sum_i |p_{(i)} - q_{(i)}|$ of non-negative entries, each side in descending order, the shorter filled with 0.
+
+    >>> sorted_l1(torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.35, 0.35, 0.2, 0.1]))
+    tensor(0.7000)
+    """
+    p, q = (side.sort(dim=-1, descending=True).values for side in (p, q))
+    both = min(p.shape[-1], q.shape[-1])
+    return (p[..., :both] - q[..., :both]).abs().sum(-1) + p[..., both:].sum(-1) + q[..., both:].sum(-1)
 
 
 def forward_kl(

@@ -1,5 +1,8 @@
 """The k largest logits of an answer, and one more number for all the others.
 
+An image cache spreads the others' mass evenly (`keep_largest`, `spread`), and kd reads whole logits again. Over a large
+vocabulary the others stay one class (`top_logits`), which every divergence can read.
+
 Letters in shapes: B batch, K classes, k classes that are kept.
 """
 
@@ -9,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from potstill.functional import at_least_float32
-from potstill.types import Objective
+from potstill.functional import at_least_float32, log_probabilities
+from potstill.types import Objective, TopLogits
 
 
 def keep_largest(
@@ -51,3 +54,13 @@ def check_tail(name: str, objective: Objective, k: int, temperature: float | Non
             f"term {name!r} has temperature {own}, and the mass of the classes that the cache does not hold is that at "
             f"temperature {temperature}; write one cache for each temperature"
         )
+
+
+def top_logits(logits: Float[Tensor, "*B K"], k: int, temperature: float = 1.0) -> TopLogits:
+    """The k most probable classes at a temperature, most probable first, with their exact log-probabilities.
+
+    >>> top_logits(torch.tensor([[3.0, 0.0, 1.0, 2.0]]), 2).indices
+    tensor([[0, 3]])
+    """
+    values, classes = log_probabilities(logits, temperature).topk(k, -1)
+    return TopLogits(values, classes, logits.shape[-1], temperature)

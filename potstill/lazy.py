@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from potstill.batch import LazyLogits
+from potstill.batch import Answer, LazyLogits, TopLogits
 from potstill.functional import at_least_float32, full_precision
 from potstill.types import Objective
 
@@ -29,15 +29,16 @@ TEMPORARIES = 2**21
 def weighted_sum(
     objective: Objective,
     student: LazyLogits,
-    teacher: LazyLogits | Tensor | None,
+    teacher: Answer | None,
     unit_weight: Tensor,
     extras: Mapping[str, Tensor],
 ) -> Tensor:
     """$\\sum_u w_u \\, loss_u$ over all units; its gradient is computed now, and handed over by `backward`, once.
 
     `unit_weight` (mask / global count) and every extra have one entry per unit, the leading shape of the logits.
-    Units of weight 0 do not count. The right side gets no gradient. Matrix products run in the dtype of the hidden
-    states, as a dense head's would; the formula, sums and the head's gradient in at least float32.
+    Units of weight 0 do not count. The right side gets no gradient; it may be `TopLogits`, for an objective that takes
+    them. Matrix products run in the dtype of the hidden states, as a dense head's would; the formula, sums and the
+    head's gradient in at least float32.
 
     Raises ValueError for an extra of another shape, and where the vocabularies differ.
     """
@@ -64,12 +65,12 @@ class _Work:
     """What the sum needs beside the student's tensors, by unit."""
 
     objective: Objective
-    teacher: LazyLogits | Tensor | None
+    teacher: Answer | None
     weights: Tensor
     extras: Mapping[str, Tensor]
     train: bool
 
-    def differentiate(self, logits: Tensor, teacher: Tensor | None, first: int) -> Tensor:
+    def differentiate(self, logits: Tensor, teacher: Tensor | TopLogits | None, first: int) -> Tensor:
         """The sum over some tokens, from number `first` on. If `train`, the logits are overwritten by its gradient."""
         total = torch.zeros((), dtype=logits.dtype, device=logits.device)
         for some in _slices(len(logits), TEMPORARIES // logits.shape[1]):
@@ -129,16 +130,20 @@ class _WeightedSum(torch.autograd.Function):
 
 
 class _Rows:
-    """Rows of a side's logits, without gradient: made when asked for, or there already."""
+    """Rows of a side's logits, without gradient: made when asked for, or there already, or the largest of them."""
 
-    def __init__(self, side: LazyLogits | Tensor | None):
+    def __init__(self, side: Answer | None):
         self.lazy = replace(side, hidden=side.hidden.flatten(0, -2)).cast() if isinstance(side, LazyLogits) else None
-        self.dense = side.detach().flatten(0, -2) if isinstance(side, Tensor) else None
+        self.ready: Tensor | TopLogits | None = None
+        if isinstance(side, TopLogits):
+            self.ready = side.detach().flat()
+        elif isinstance(side, Tensor):
+            self.ready = side.detach().flatten(0, -2)
 
-    def __call__(self, tokens: slice) -> Tensor | None:
+    def __call__(self, tokens: slice) -> Tensor | TopLogits | None:
         if self.lazy is not None:
             return self.lazy.rows(tokens)
-        return None if self.dense is None else self.dense[tokens]
+        return None if self.ready is None else self.ready[tokens]
 
 
 def _slices(rows: int, most: int) -> Iterator[slice]:

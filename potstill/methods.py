@@ -32,7 +32,7 @@ KINDS: Mapping[str, type] = {**OBJECTIVES, **SCHEMES}
 """Everything that a method string may name."""
 LONE_STUDENT = "student"
 CONTROLS = ("shuffled",)
-SIZED = ("samples", "labels")
+SIZED = ("samples", "labels", "matched")
 """Arguments that come from the data (like those without a default), not from a method string."""
 WARM_UP = "warm_up"
 """The one option that every term takes: over which fraction of the run its weight grows."""

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from potstill.types import Batch, LazyLogits, Outputs, SourceOutputs
+from potstill.types import Batch, LazyLogits, Outputs, SourceOutputs, TopLogits
 
 
 def world_size() -> int:
@@ -51,6 +51,9 @@ def join_outputs(parts: list[SourceOutputs]) -> SourceOutputs:
         values = [read(part) for part in parts]
         if isinstance(values[0], LazyLogits):
             return replace(values[0], hidden=gather(torch.cat([value.hidden for value in values])))
+        if isinstance(values[0], TopLogits):
+            log_probs, indices = ([getattr(value, name) for value in values] for name in ("log_probs", "indices"))
+            return replace(values[0], log_probs=gather(torch.cat(log_probs)), indices=gather(torch.cat(indices)))
         return gather(torch.cat(values))
 
     return {

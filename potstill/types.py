@@ -25,6 +25,7 @@ from potstill.batch import (
     Side,
     SourceOutputs,
     Tensors,
+    TopLogits,
     View,
 )
 
@@ -52,6 +53,7 @@ __all__ = [
     "Stateful",
     "Task",
     "Tensors",
+    "TopLogits",
     "Updates",
     "View",
 ]
@@ -66,7 +68,8 @@ class DataInfo:
 
     `samples` is the number of training samples (indices lie in [0, samples)), `classes` the number of labels or
     None, `batch_size` the global batch, `labels` the label of every training sample where they are known. `indexed`
-    says whether a sample's index is its own in every epoch; a foreign loader may not know it.
+    says whether a sample's index is its own in every epoch; a foreign loader may not know it. `matched` `[2, M]` are
+    the tokens that two vocabularies share: their ids in the student's, and in the teacher's.
     """
 
     samples: int
@@ -74,6 +77,7 @@ class DataInfo:
     classes: int | None = None
     labels: Tensor | None = field(default=None, compare=False, repr=False)
     indexed: bool = True
+    matched: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 class Objective(nn.Module):
@@ -101,6 +105,8 @@ class Objective(nn.Module):
     """Left and right address; None where the loss has one side only."""
     lazy: bool = False
     """A unit's loss is a function of its own row of logits (and of extras), so both sides may be `LazyLogits`."""
+    takes_top: bool = False
+    """The right side may be `TopLogits`: the same formula, of the k tokens and of one class for all others."""
     paired: ClassVar[bool] = True
     """Several taps are compared one by one: of two networks with unequally many stages the deepest are taken."""
     paper_terms: ClassVar[str | None] = None
@@ -112,6 +118,8 @@ class Objective(nn.Module):
     tail_spread: ClassVar[bool] = False
     """It may read logits of which only the largest are known and the others' mass is spread evenly, where that was done
     at its own `temperature`."""
+    wants: ClassVar[str] = ""
+    """What it reads that not every kind of example has, in words."""
     part_of: ClassVar[str | None] = None
     """For a formula that is no method by itself: what it is a part of. A method string refuses it."""
     paper: ClassVar[str] = ""

@@ -14,7 +14,19 @@ from potstill.hashing import hash_int
 from potstill.step import System
 from potstill.taps import stages_of, untouched
 from potstill.terms import Address, Spec, Term, Wired
-from potstill.types import Answer, Batch, DataInfo, LazyLogits, Objective, Progress, Side, Source, SourceOutputs, Task
+from potstill.types import (
+    Answer,
+    Batch,
+    DataInfo,
+    LazyLogits,
+    Objective,
+    Progress,
+    Side,
+    Source,
+    SourceOutputs,
+    Task,
+    TopLogits,
+)
 
 Weights = Mapping[str, Tensor]
 
@@ -41,9 +53,12 @@ def wire(
     for term, draft in zip(terms, drafts, strict=True):
         student, teacher = draft.sides(outputs)
         _check_lazy(draft.name, term, student, teacher)
+        _check_top(draft.name, term, student, teacher)
         if draft.right is not None:
             _check_finite(draft.name, draft.right.source, teacher)
         objective = _build(term, draft, student, teacher, data, sources, seed)
+        if isinstance(teacher, TopLogits):
+            _check_temperature(draft.name, objective, teacher)
         if isinstance(student, LazyLogits) and any(p.requires_grad for p in objective.parameters()):
             raise ValueError(
                 f"term {draft.name!r}: over LazyLogits an objective gets no gradient for parameters of its own, and "
@@ -80,7 +95,9 @@ def _draft(term: Term, number: int, terms: Sequence[Term], sources: Mapping[str,
         if address.source not in sources:
             raise ValueError(f"term {name!r}: no source {address.source!r}; {did_you_mean(address.source, sources)}")
         if address.view not in batch.views:
-            raise ValueError(f"term {name!r}: no view {address.view!r}; {did_you_mean(address.view, batch.views)}")
+            wanted = f": it reads {wants}" if (wants := term.kind.wants) else ""
+            known = did_you_mean(address.view, batch.views)
+            raise ValueError(f"term {name!r}: no view {address.view!r}{wanted}; {known}")
         expand = getattr(sources[address.source], "expand", None)
         sides.append(replace(address, taps=expand(address.taps)) if expand else address)
     if sides[0] is not None and not sources[sides[0].source].trained:
@@ -140,11 +157,12 @@ def _listen(system: System, drafts: list[Wired], batch: Batch) -> SourceOutputs:
     modules = torch.nn.ModuleList([s.module for s in system.sources.values() if s.module is not None])
     with torch.no_grad(), untouched(modules):
         said = probing.listen(batch, probing.wanted, key=0)
-        lazy = [name for name, views in said.items() if any(isinstance(v.output, LazyLogits) for v in views.values())]
-        if lazy and system.task.combine_scope == "batch":
+        answers = [(name, view.output) for name, views in said.items() for view in views.values()]
+        parts = [(name, type(one).__name__) for name, one in answers if not isinstance(one, Tensor)]
+        if parts and system.task.combine_scope == "batch":
             raise ValueError(
                 f"{type(system.task).__name__} relates the samples of a batch and needs whole answers, and source "
-                f"{lazy[0]!r} answers with LazyLogits; let the network answer with `LazyLogits.dense()`"
+                f"{parts[0][0]!r} answers with {parts[0][1]}; let it answer with whole logits (`LazyLogits.dense()`)"
             )
         return system.task.combine(said, batch)
 
@@ -199,12 +217,42 @@ def _check_lazy(name: str, term: Term, student: Side | None, teacher: Side | Non
             )
 
 
+def _check_top(name: str, term: Term, student: Side | None, teacher: Side | None) -> None:
+    """A part of the logits is for losses that can do with it, and only a teacher may answer so."""
+    if any(isinstance(one, TopLogits) for one in _each(student)):
+        raise ValueError(f"term {name!r}: the student answers with TopLogits, which carry no gradient to its network")
+    known = [one.log_probs.shape[-1] for one in _each(teacher) if isinstance(one, TopLogits)]
+    kind = term.objective if isinstance(term.objective, Objective) else term.kind
+    if known and (not kind.takes_top or kind.scope == "batch" or isinstance(teacher, tuple)):
+        raise ValueError(
+            f"term {name!r}: {term.kind.__name__} reads all of the teacher's logits, and of this teacher only the "
+            f"{known[0]} most probable tokens are known (TopLogits); take an objective with `takes_top = True` (kd, "
+            "forward_kl, jsd, akl …), or a teacher that answers with all of them"
+        )
+
+
+def _check_temperature(name: str, objective: Objective, teacher: TopLogits) -> None:
+    own = getattr(objective, "temperature", teacher.temperature)
+    if own != teacher.temperature:
+        raise ValueError(
+            f"term {name!r} has temperature {own:g}, and the teacher's TopLogits are known at temperature "
+            f"{teacher.temperature:g}, where the mass of the other tokens is; ask the teacher at {own:g}, or set the "
+            f"temperature of {name} to {teacher.temperature:g}"
+        )
+
+
 def _each(side: Side | None) -> tuple[Answer, ...]:
     return () if side is None else side if isinstance(side, tuple) else (side,)
 
 
 def _check_finite(name: str, source: str, teacher: Side | None) -> None:
     for answer in _each(teacher):
+        if isinstance(answer, TopLogits):
+            try:
+                answer.check()
+            except ValueError as error:
+                raise ValueError(f"term {name!r}: source {source!r} gives no distribution. {error}") from None
+            continue
         value = answer.cast().rows(slice(0, 64)) if isinstance(answer, LazyLogits) else answer
         if not value.isfinite().all():
             raise ValueError(

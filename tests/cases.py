@@ -82,6 +82,9 @@ BY_BATCH_ORDER = {
 }
 OFD_OPTIONS = {"batch_norms": ("bn1", "bn2")}
 DETACHED = {"gradcheck": "the weight of a sample carries no gradient, as published; the golden pins the gradient"}
+CONSTANT_SHARE = {
+    "gradcheck": "the share of the head carries no gradient, as published; test_divergence_core pins the gradient"
+}
 BATCH_NORMS = {"bn1": nn.BatchNorm2d(4), "bn2": nn.BatchNorm2d(3)}
 
 AS_RELEASED = {
@@ -90,6 +93,15 @@ AS_RELEASED = {
 }
 
 NEIGHBOURS = {"permuting_the_batch_permutes_the_units": "only neighbouring rows are compared, as released"}
+
+CUT = torch.tensor([[0, 0, 1, 2], [0, 1, 1, -1], [0, 1, 2, 3], [0, 0, 0, 0], [0, 1, -1, -1]])
+"""Groups of tokens of the same bytes; `OTHER_CUT` are those of the same five texts by another tokenizer."""
+OTHER_CUT = torch.tensor([[0, 1, 1, 2, 2], [0, 0, 1, 1, -1], [0, 1, 2, 3, -1], [0, 0, -1, -1, -1], [0, 1, 1, 1, 1]])
+TOKENS = {"label": CUT.clamp(min=0) + 1, "group": CUT, "teacher_label": CUT.clamp(min=0) + 1, "teacher_group": CUT}
+OTHER_TOKENS = {**TOKENS, "teacher_label": OTHER_CUT.clamp(min=0) + 2, "teacher_group": OTHER_CUT}
+NAMED = {"hybrid": True, "matched": torch.tensor([[1, 3, 4], [0, 6, 5]])}
+ALIKE = NAMED["matched"][:1].expand(2, -1)
+CUT_OTHERWISE = {"zero_at_match": "the two sides' tokens are cut otherwise, so their products differ"}
 
 CASES = [
     Case("ce", (7, 10), None, waive=NO_PAPER),
@@ -119,8 +131,17 @@ CASES = [
     Case("skew_kl", (5, 3, 10), (5, 3, 10), units=(5, 3)),
     Case("skew_reverse_kl", (7, 10), (7, 10)),
     Case("skew_reverse_kl", (5, 3, 10), (5, 3, 10), units=(5, 3)),
+    Case("mixture_kl", (7, 10), (7, 10), {"temperature": 2.0}),
+    Case("mixture_kl", (5, 3, 10), (5, 3, 10), units=(5, 3)),
+    Case("akl", (7, 10), (7, 10), {"mu": 0.3, "temperature": 2.0}, waive=CONSTANT_SHARE),
+    Case("akl", (5, 3, 10), (5, 3, 10), units=(5, 3), waive=CONSTANT_SHARE),
     Case("jsd", (4, 10), (4, 10), {"beta": 0.0}),
     Case("jsd", (5, 10), (5, 10), {"beta": 1.0}),
+    Case("uld", (5, 3, 10), (5, 3, 12), units=(5, 3), extras={"teacher_mask": CUT[:, :3] >= 0}),
+    Case("gold", (5, 4, 10), (5, 4, 12), units=(5, 4), extras=TOKENS),
+    Case("gold", (5, 4, 7), (5, 4, 7), {"hybrid": True, "matched": ALIKE, "beta": 0.0}, units=(5, 4), extras=TOKENS),
+    Case("gold", (5, 4, 7), (5, 5, 9), NAMED, units=(5, 4), extras=OTHER_TOKENS, waive=CUT_OTHERWISE),
+    Case("gold", (5, 4, 9), (5, 5, 8), {"merge": "observed"}, units=(5, 4), extras=OTHER_TOKENS, waive=CUT_OTHERWISE),
     Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20}),
     Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20, "version": "2025"}),
     Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20, "memory": "momentum"}),

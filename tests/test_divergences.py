@@ -3,10 +3,22 @@
 import pytest
 import torch
 
-from potstill.objectives import JSD, OBJECTIVES, TVD, ForwardKL, ReverseKL, SkewKL, SkewReverseKL, SymmetricKL
+from potstill.objectives import (
+    AKL,
+    JSD,
+    KD,
+    OBJECTIVES,
+    TVD,
+    ForwardKL,
+    MixtureKL,
+    ReverseKL,
+    SkewKL,
+    SkewReverseKL,
+    SymmetricKL,
+)
 
 TEACHER, STUDENT = (torch.tensor([p], dtype=torch.float64).log() for p in ([0.7, 0.2, 0.1], [0.4, 0.4, 0.2]))
-FAMILY = (ForwardKL, ReverseKL, SymmetricKL, TVD, JSD, SkewKL, SkewReverseKL)
+FAMILY = (ForwardKL, ReverseKL, SymmetricKL, TVD, JSD, SkewKL, SkewReverseKL, MixtureKL, AKL)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +34,10 @@ FAMILY = (ForwardKL, ReverseKL, SymmetricKL, TVD, JSD, SkewKL, SkewReverseKL)
         (SkewKL(), 0.148550),
         (SkewReverseKL(), 0.152377),
         (ForwardKL(temperature=2), 0.194466 / 4),
+        (KD(temperature=2), 0.194466),
+        (AKL(), 0.187914),
+        (AKL(mu=1), 0.183787),
+        (MixtureKL(), 0.047756),
     ],
 )
 def test_known_values(objective, expected):
@@ -65,7 +81,8 @@ def test_arguments(kind):
 
 
 @pytest.mark.parametrize(
-    ("name", "share"), [("jsd", {"beta": 1.1}), ("symmetric_kl", {"beta": -0.1}), ("skew_kl", {"alpha": 1})]
+    ("name", "share"),
+    [("jsd", {"beta": 1.1}), ("symmetric_kl", {"beta": -0.1}), ("skew_kl", {"alpha": 1}), ("akl", {"mu": 1.1})],
 )
 def test_shares(name, share):
     with pytest.raises(ValueError, match=r"must lie in \[0, 1"):

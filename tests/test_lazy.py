@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from potstill import lazy
+from potstill.largest import top_logits
 from potstill.lazy import weighted_sum
 from potstill.objectives import JSD, OBJECTIVES, CrossEntropy, ForwardKL
 from potstill.terms import Address, Wired, units
@@ -18,6 +19,7 @@ from potstill.types import Batch, LazyLogits, Outputs, Progress, View
 WIDTHS = 6, 4
 START = Progress(step=0, epoch=0, total=10)
 TAKERS = [case for case in CASES if OBJECTIVES[case.name].lazy]
+TOP_TAKERS = [case for case in TAKERS if OBJECTIVES[case.name].takes_top]
 every_taker = pytest.mark.parametrize("case", TAKERS, ids=lambda case: f"{case.name}-{case.student}".replace(" ", ""))
 small_pieces = pytest.mark.parametrize("pieces", [(40, 20), (30, 1), (2**20, 50), None], ids=str)
 
@@ -100,6 +102,21 @@ def test_only_one_side_is_lazy(case):
             strict=True,
         ):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("case", TOP_TAKERS, ids=lambda case: f"{case.name}-{case.student}".replace(" ", ""))
+@pytest.mark.parametrize("pieces", [(40, 20), None], ids=str)
+def test_of_the_teacher_only_the_largest_are_known(case, pieces, monkeypatch):
+    cut(monkeypatch, pieces)
+    objective = case.build()
+    mask = masks(case)[1]
+    student, teacher = both(case)
+    known = top_logits(teacher.dense().detach(), 4, objective.temperature)
+    found = share(case, objective, student, known, mask)
+    expected = share(case, objective, student.dense(), known, mask)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)
+    for ours, theirs in zip(*(torch.autograd.grad(loss, parts(student)) for loss in (found, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
 
 
 @every_taker

@@ -26,7 +26,19 @@ REPETITIVE = 0.2
 CERTAIN = 0.01
 """Nats: below this entropy the sampler has one choice left."""
 
-SUMS = ("rows", "tokens", "ended", "bigrams", "distinct", "replaced", "replaceable", "entropy", "measured", "overlap", "compared")
+SUMS = (
+    "rows",
+    "tokens",
+    "ended",
+    "bigrams",
+    "distinct",
+    "replaced",
+    "replaceable",
+    "entropy",
+    "measured",
+    "overlap",
+    "compared",
+)
 
 
 def distinct_bigrams(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,9 +99,7 @@ class Tally:
         }
         shown = {name: sums[over] / sums[per] for name, (over, per) in means.items() if sums[per]}
         if "distinct_2" in shown:
-            keys = list(shown)
-            keys.insert(keys.index("distinct_2") + 1, "repetition")
-            shown = {key: shown[key] if key in shown else 1 - shown["distinct_2"] for key in keys}
+            shown["repetition"] = 1 - shown["distinct_2"]
         return shown
 
     def state_dict(self) -> dict[str, Tensor]:

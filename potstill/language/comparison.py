@@ -44,7 +44,7 @@ class TextComparison(Comparison):
             alone = Trainee(spec, parse(LONE_STUDENT), self.setting.recipe.training_of(), seed, folder)
             alone.module = module
             teach(self, alone, registry.key(self.setting, seed), "teacher")
-            folders.load_weights(module, folder / MODEL)
+            module.load_state_dict(folders.load_student(folder / MODEL).model.state_dict())
             kept = json.loads((folder / RESULT).read_text())
             self.card |= {name: kept[name] for name in ("seconds", "key") if name in kept}
         wait()

@@ -162,7 +162,8 @@ def end_of_text(tokenizer: Any, named: str | None = None, configured: int | Sequ
     if named is not None:
         vocabulary = tokenizer.get_vocab()
         if named not in vocabulary:
-            raise ValueError(f"data.end: the tokenizer has no token {named!r}; {did_you_mean(named, vocabulary)}")
+            near = did_you_mean(named, tokenizer.get_added_vocab() or vocabulary)
+            raise ValueError(f"data.end: the tokenizer has no token {named!r}; {near}")
         return vocabulary[named]
     own = getattr(tokenizer, "eos_token_id", None)
     if own is None and configured is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from potstill.language.reading import Reader, checked_prompt, quiet, reader
 
 CANDIDATES = 64
-"""On a CPU the nucleus is first looked for among so many tokens: sorting a vocabulary costs more than a small network."""
+"""On a CPU the nucleus is first looked for among so many tokens: sorting all can cost more than a small network."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def warped(logits: Tensor, sampling: Sampling) -> Tensor:
         least = logits.topk(sampling.top_k).values[..., -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
     if sampling.top_p < 1:
-        ordered, order = logits.sort(-1, descending=True, stable=True)
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         out = _before(ordered.softmax(-1)) >= sampling.top_p
         out[..., 0] = False
         logits = logits.masked_fill(torch.zeros_like(out).scatter(-1, order, out), -torch.inf)
@@ -223,7 +223,9 @@ def prefilled(readers: Mapping[str, Reader], tokens: Tensor, length: Tensor) -> 
 
 def refuse_nan(bad: Tensor, who: str) -> None:
     if bool(bad):
-        raise ValueError(f"the {who} gave NaN logits: nothing can be sampled from them; check its weights and precision")
+        raise ValueError(
+            f"the {who} gave NaN logits: nothing can be sampled from them; check its weights and precision"
+        )
 
 
 @dataclass

@@ -21,7 +21,7 @@ class HoleReader:
     """Reads with a `DynamicCache` and a mask with holes: see `potstill.language.reading.Reader`."""
 
     def __init__(self, model: nn.Module):
-        takes = inspect.signature(base(model).forward).parameters
+        takes = inspect.signature(type(base(model)).forward).parameters
         self.model = model
         self.cache = DynamicCache()
         self.columns: Tensor | None = None

@@ -57,7 +57,7 @@ def reader(model: nn.Module, rows: int, slots: int) -> Reader:
         raise ValueError(f"{type(model).__name__} is an encoder-decoder; sampling takes a causal language model")
     inner = base(model)
     implementation = getattr(config, "_attn_implementation", None)
-    takes = inspect.signature(inner.forward).parameters
+    takes = inspect.signature(type(inner).forward).parameters
     if (
         getattr(inner, "_supports_attention_backend", False)
         and implementation in ("sdpa", "eager")
@@ -119,7 +119,9 @@ def left_aligned(prompt: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return tokens.masked_fill(places >= length[:, None], 0), length
 
 
-def checked_prompt(prompt: Tensor, mask: Tensor, new: int, networks: dict[str, nn.Module]) -> tuple[Tensor, Tensor, int]:
+def checked_prompt(
+    prompt: Tensor, mask: Tensor, new: int, networks: dict[str, nn.Module]
+) -> tuple[Tensor, Tensor, int]:
     """`left_aligned` prompts, their lengths and the longest one, after the checks that sampling makes (one sync).
 
     Raises:
@@ -146,9 +148,9 @@ def checked_prompt(prompt: Tensor, mask: Tensor, new: int, networks: dict[str, n
             raise ValueError(f"a prompt has {longest} tokens, more than the {name}'s context of {limit}")
         if limit and longest + new > limit:
             raise ValueError(
-                f"the longest prompt has {longest} tokens and max_new_tokens is {new}: {longest + new} is more than the "
-                f"{name}'s context of {limit} (max_position_embeddings); shorten the prompts to {max(limit - new, 0)} or "
-                f"set max_new_tokens to at most {limit - longest}"
+                f"the longest prompt has {longest} tokens and max_new_tokens is {new}: {longest + new} is more than "
+                f"the {name}'s context of {limit} (max_position_embeddings); shorten the prompts to "
+                f"{max(limit - new, 0)} or set max_new_tokens to at most {limit - longest}"
             )
     return tokens[:, :longest], length, longest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from potstill.compare import check_methods, completed
@@ -12,6 +13,7 @@ from potstill.language.comparison import TextComparison
 from potstill.language.encode import Encoded, encode
 from potstill.language.generation import Ends
 from potstill.language.judge import Judge
+from potstill.language.models import LanguageModel
 from potstill.language.recipe import LanguageRecipe
 from potstill.language.scores import MEASURES
 from potstill.language.setting import TextSetting
@@ -63,7 +65,7 @@ def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
             [*train.prompts, *(train.responses or [])], recipe.vocabulary, digits="exact" in spec.measures
         )
         talk.say(f"tokenizer: {len(tokenizer):,} tokens, byte-level BPE trained on the training texts")
-    context = min(models.context(one) for one in (recipe.teacher, recipe.student))
+    context = min(_context(one) for one in (recipe.teacher, recipe.student))
     sides = [encode(one, tokenizer, spec, context=context) for one in (train, valid)]
     talk.say(f"data: {spec.name}, {len(train):,} training and {len(valid):,} validation texts")
     notes = [note for side in sides for note in side.notes]
@@ -74,6 +76,18 @@ def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
     judge = _judge(recipe, spec, sides[1], tokenizer, ends, longest)
     fingerprint = tokenizers.fingerprint(tokenizer)
     return TextSetting(recipe, options.device, tokenizer, *sides, ends, longest, judge, notes, fingerprint)
+
+
+def _context(spec: LanguageModel) -> int:
+    """How many tokens a network reads."""
+    if spec.derived:
+        return spec.context or sys.maxsize
+    if not spec.stored:
+        return spec.context or models.CONTEXT
+    from potstill.language.networks import configuration
+    from potstill.language.reading import context
+
+    return context(configuration(spec)) or sys.maxsize
 
 
 def _judge(

@@ -77,7 +77,11 @@ class TextSetting:
     @cached_property
     def task(self) -> Language:
         return Language(
-            vocabulary=len(self.tokenizer), judge=self.judge, ends=self.ends, longest=self.longest
+            vocabulary=len(self.tokenizer),
+            judge=self.judge,
+            ends=self.ends,
+            longest=self.longest,
+            tokenizer=self.tokenizer,
         )
 
     def samples(self, most: int) -> list[dict[str, Any]]:

@@ -53,16 +53,18 @@ class SlotLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         return self._written(self.keys, key_states), self._written(self.values, value_states)
 
     def _written(self, store: Tensor, states: Tensor) -> Tensor:
+        assert self.places.flat is not None
         states = states.transpose(1, 2).to(store.dtype)
         store.view(-1, *store.shape[2:]).index_copy_(0, self.places.flat, states.flatten(0, 1))
         return store[:, : self.places.width].transpose(1, 2)
 
     def keep(self, rows: Tensor) -> None:
-        if self.is_initialized:
+        if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys[rows], self.values[rows]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -88,7 +90,7 @@ class SlotReader:
         self.additive = config._attn_implementation == "eager"
         # A learned table of positions ends at the context; only drafts that are thrown away lie beyond it.
         self.limit = (context(model) or slots) - 1
-        self.keeps = "logits_to_keep" in inspect.signature(base(model).forward).parameters
+        self.keeps = "logits_to_keep" in inspect.signature(type(base(model)).forward).parameters
         self.steps = torch.arange(slots, device=next(model.parameters()).device)
         self.first = self._first_slots()
 
@@ -108,7 +110,7 @@ class SlotReader:
 
     def keep(self, rows: Tensor) -> None:
         for layer in self.cache.layers:
-            layer.keep(rows)  # ty: ignore[unresolved-attribute]
+            layer.keep(rows)  # ty: ignore[missing-attribute]
         self.places.rows = len(rows)
         self.first = self._first_slots()
 
@@ -127,5 +129,5 @@ class SlotReader:
     def _usable(self, mask: Tensor) -> Tensor:
         if not self.additive:
             return mask
-        dtype = self.model.dtype
+        dtype = next(base(self.model).parameters()).dtype
         return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)

@@ -57,7 +57,7 @@ class Acceptance:
     k: int = 25
     """The teacher's `k` most probable tokens: all of them is on-policy sampling, 0 is sampling from the teacher."""
     on: AcceptOn = "raw"
-    """Rank by the teacher's logits, or (the release) by those of its sampler: then a token cut off is never accepted."""
+    """Rank by the teacher's logits, or (the release) by those of its sampler: what that cuts off is never accepted."""
     teacher_p: float | None = None
     """Instead of `k`: the teacher's nucleus, the smallest set of most probable tokens with this mass."""
     decay: int = 0
@@ -154,12 +154,13 @@ def interleave(
         ValueError: see `checked_prompt`, `reader` and `Acceptance`; NaN logits.
 
     Where we differ from the authors' code: its acceptance test runs on the teacher's warped logits, lets tokens of
-    probability 0 that `torch.topk` happens to pick pass, looks at a token sampled anew instead of the one that is kept,
-    and drafts with the teacher's sampler; `as_released` gives all but the arbitrary ties. Its K decays per block, ours per
-    token, so that the law does not depend on `draft`. Its `teacher_p` drops the token that crosses the mass, ours keeps it.
+    probability 0 that `torch.topk` happens to pick pass, looks at a token sampled anew instead of the one that is
+    kept, and drafts with the teacher's sampler; `as_released` gives all but the arbitrary ties. Its K decays per block,
+    ours per token, so that the law does not depend on `draft`. Its `teacher_p` drops the token that crosses the mass,
+    ours keeps it.
 
-    Xu, Han, Wang, Li, Le, Cheng, Pfister, Lee, Zhao et al.: Speculative Knowledge Distillation: Bridging the
-    Teacher-Student Gap Through Interleaved Sampling. ICLR 2025. arXiv:2410.11325
+    Speculative Knowledge Distillation: Bridging the Teacher-Student Gap Through Interleaved Sampling. ICLR 2025.
+    arXiv:2410.11325
     """
     accepts = Acceptance(k, accept_on, teacher_p, decay)
     if draft < 1:

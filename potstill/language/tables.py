@@ -98,6 +98,8 @@ def one_file(path: Path) -> Table:
     Raises:
         ValueError: it cannot be read; of JSON lines, the line and what is wrong with it.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} is no file")
     if path.suffix == ".jsonl":
         return _lines(path)
     if path.suffix != ".parquet":

@@ -89,7 +89,13 @@ class Interleaved(Writer):
     """The student proposes and the teacher replaces (`speculative.interleave`, whose `options` these are)."""
 
     def __init__(
-        self, method: str, ends: Ends, student: Sampling, teacher: Sampling, vocabulary: int | None = None, **options: Any
+        self,
+        method: str,
+        ends: Ends,
+        student: Sampling,
+        teacher: Sampling,
+        vocabulary: int | None = None,
+        **options: Any,
     ):
         super().__init__(method, ends, student, vocabulary)
         self.teacher, self.options = teacher, options

@@ -2,6 +2,7 @@
 
 from potstill.objectives.ab import AB
 from potstill.objectives.afd import AFD
+from potstill.objectives.akl import AKL
 from potstill.objectives.at import AT
 from potstill.objectives.cc import CC
 from potstill.objectives.crd import CRD
@@ -13,15 +14,17 @@ from potstill.objectives.ega import EGA
 from potstill.objectives.fitnet import FitNet
 from potstill.objectives.fsp import FSP
 from potstill.objectives.ft import FT, FTParaphraser
+from potstill.objectives.gold import GOLD
 from potstill.objectives.icd import ICD
 from potstill.objectives.info_flow import InfoFlow
 from potstill.objectives.itrd import ITRD
 from potstill.objectives.kd import KD
 from potstill.objectives.kdsvd import KDSVD
-from potstill.objectives.mixtures import JSD, SkewKL, SkewReverseKL
+from potstill.objectives.mixtures import JSD, MixtureKL, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
 from potstill.objectives.ofd import OFD
 from potstill.objectives.pkt import PKT, PKTSupervised
+from potstill.objectives.policy_gradient import PolicyGradient
 from potstill.objectives.rank_distance import RankDistance
 from potstill.objectives.reviewkd import ReviewKD
 from potstill.objectives.rkd import RKD
@@ -33,6 +36,7 @@ from potstill.objectives.simkd import SimKD
 from potstill.objectives.sp import SP
 from potstill.objectives.srrl import SRRL
 from potstill.objectives.standardised import LSDKD, LSKD, Standardised
+from potstill.objectives.uld import ULD
 from potstill.objectives.value_distance import ValueDistance
 from potstill.objectives.vid import VID
 from potstill.objectives.wsld import WSLD
@@ -41,6 +45,7 @@ from potstill.types import Objective
 OBJECTIVES: dict[str, type[Objective]] = {
     "ab": AB,
     "afd": AFD,
+    "akl": AKL,
     "at": AT,
     "cc": CC,
     "ce": CrossEntropy,
@@ -53,6 +58,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "fsp": FSP,
     "ft": FT,
     "ft_paraphraser": FTParaphraser,
+    "gold": GOLD,
     "icd": ICD,
     "info_flow": InfoFlow,
     "itrd": ITRD,
@@ -61,10 +67,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "kdsvd": KDSVD,
     "ls_dkd": LSDKD,
     "ls_kd": LSKD,
+    "mixture_kl": MixtureKL,
     "nst": NST,
     "ofd": OFD,
     "pkt": PKT,
     "pkt_supervised": PKTSupervised,
+    "policy_gradient": PolicyGradient,
     "rank_distance": RankDistance,
     "reverse_kl": ReverseKL,
     "reviewkd": ReviewKD,
@@ -80,6 +88,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "srrl": SRRL,
     "symmetric_kl": SymmetricKL,
     "tvd": TVD,
+    "uld": ULD,
     "value_distance": ValueDistance,
     "vid": VID,
     "wsld": WSLD,
@@ -88,6 +97,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 __all__ = [
     "AB",
     "AFD",
+    "AKL",
     "AT",
     "CC",
     "CRD",
@@ -96,6 +106,7 @@ __all__ = [
     "EGA",
     "FSP",
     "FT",
+    "GOLD",
     "ICD",
     "ITRD",
     "JSD",
@@ -113,6 +124,7 @@ __all__ = [
     "SP",
     "SRRL",
     "TVD",
+    "ULD",
     "VID",
     "WSLD",
     "CrossEntropy",
@@ -120,7 +132,9 @@ __all__ = [
     "FitNet",
     "ForwardKL",
     "InfoFlow",
+    "MixtureKL",
     "PKTSupervised",
+    "PolicyGradient",
     "RankDistance",
     "ReverseKL",
     "ReviewKD",

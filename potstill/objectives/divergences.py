@@ -10,20 +10,23 @@ from abc import abstractmethod
 from jaxtyping import Float
 from torch import Tensor
 
-from potstill.functional import kl, log_probabilities, same_classes
-from potstill.types import Objective
+from potstill.functional import kl, log_laws, same_classes
+from potstill.types import Objective, TopLogits
 
 
 class Divergence(Objective):
     """The divergence of two distributions, each a softmax at `temperature` (1, as published).
 
-    There is no factor $T^2$. Over a large vocabulary both sides may be LazyLogits. A logit of -inf is a probability
-    of 0 without gradient. Raises ValueError for a temperature that is not positive, for a share outside its range, or
-    for networks with different numbers of classes.
+    There is no factor $T^2$. Over a large vocabulary both sides may be LazyLogits. Of a teacher of which only the k
+    largest probabilities are known (TopLogits), it is the divergence over k + 1 classes, these and one for all others:
+    the same for k = V, else a lower bound. A logit of -inf is a probability of 0 without gradient. Raises ValueError
+    for a temperature that is not positive, for a share outside its range, or for networks with different numbers of
+    classes.
     """
 
     matches = "logits"
     lazy = True
+    takes_top = True
 
     def __init__(self, temperature: float = 1.0):
         super().__init__()
@@ -36,8 +39,10 @@ class Divergence(Objective):
         same_classes(cls.__name__, student, teacher)
         return cls(**kw)
 
-    def forward(self, student: Float[Tensor, "*B V"], teacher: Float[Tensor, "*B V"]) -> Float[Tensor, "*B"]:
-        return self.between(log_probabilities(teacher, self.temperature), log_probabilities(student, self.temperature))
+    def forward(
+        self, student: Float[Tensor, "*B V"], teacher: Float[Tensor, "*B V"] | TopLogits
+    ) -> Float[Tensor, "*B"]:
+        return self.between(*log_laws(student, teacher, self.temperature))
 
     @abstractmethod
     def between(self, p: Tensor, q: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from potstill.functional import forward_kl, same_classes
-from potstill.types import Objective
+from potstill.functional import kl, log_laws, same_classes
+from potstill.types import Objective, TopLogits
 
 
 class KD(Objective):
@@ -29,6 +29,7 @@ class KD(Objective):
     matches = "logits"
     lazy = True
     tail_spread = True
+    takes_top = True
     weight_from = "RepDistiller's command"
     paper = "Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network. 2015. arXiv:1503.02531"
 
@@ -43,5 +44,7 @@ class KD(Objective):
         same_classes("kd", student, teacher)
         return cls(**kw)
 
-    def forward(self, student: Float[Tensor, "*B K"], teacher: Float[Tensor, "*B K"]) -> Float[Tensor, "*B"]:
-        return forward_kl(student, teacher, self.temperature) * self.temperature**2
+    def forward(
+        self, student: Float[Tensor, "*B K"], teacher: Float[Tensor, "*B K"] | TopLogits
+    ) -> Float[Tensor, "*B"]:
+        return kl(*log_laws(student, teacher, self.temperature)) * self.temperature**2

@@ -1,4 +1,4 @@
-"""Divergences from a mixture of student and teacher: generalised JSD (GKD) and the skewed KLs (DistiLLM).
+"""Divergences from a mixture of student and teacher: generalised JSD (GKD), the skewed KLs (DistiLLM), SKD's own.
 
 P is the teacher's softmax(z_t / T), Q the student's. The gradient flows through the mixture.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from potstill.functional import kl, mixture
+from potstill.functional import jsd, kl, mixture
 from potstill.objectives.divergences import Divergence
 
 
@@ -38,10 +38,7 @@ class JSD(Divergence):
         self.beta = self.share("beta", beta)
 
     def between(self, p: Tensor, q: Tensor) -> Tensor:
-        if self.beta in (0, 1):
-            return kl(q, p) if self.beta else kl(p, q)
-        middle = mixture(p, q, self.beta)
-        return self.beta * kl(p, middle) + (1 - self.beta) * kl(q, middle)
+        return jsd(p, q, self.beta)
 
 
 class SkewKL(Divergence):
@@ -90,3 +87,28 @@ class SkewReverseKL(Divergence):
 
     def between(self, p: Tensor, q: Tensor) -> Tensor:
         return kl(q, mixture(q, p, self.alpha) if self.alpha else p)
+
+
+class MixtureKL(Divergence):
+    r"""$\frac{1}{2} KL(M \| P) + \frac{1}{2} KL(M \| Q)$, $M = \frac{1}{2} (P + Q)$: what SKD's code calls "jsd".
+
+    It is Jensen-Shannon with its arguments the other way round; unlike that, it is not bounded where one side gives no
+    probability. The paper's is `jsd`.
+
+    Shapes: logits `[B, T, V]` on both sides -> `[B, T]`; `[B, V]` -> `[B]`.
+
+    Defaults: `temperature=1`, no label term.
+
+    Where we differ: nothing that is known; no golden pins it.
+    """
+
+    paper_terms = "ce:0+mixture_kl:1"
+    weight_from = "SKD's code (no label term)"
+    paper = (
+        "Xu, Han, Wang, Le, Madeka, Li, Wang, Agarwal, Lee, Pfister: Speculative Knowledge Distillation: Bridging the "
+        "Teacher-Student Gap Through Interleaved Sampling. ICLR 2025. arXiv:2410.11325"
+    )
+
+    def between(self, p: Tensor, q: Tensor) -> Tensor:
+        middle = mixture(p, q, 0.5)
+        return (kl(middle, p) + kl(middle, q)) / 2

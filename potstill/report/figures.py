@@ -45,12 +45,12 @@ def accuracy_curves(summary: dict[str, Any], records: Sequence[Record]) -> Chart
     `records` are the rows of the cells' metrics with `method` and `seed` added. A click on the legend picks
     methods. None where no row has an accuracy; likewise for the figures below.
     """
-    return _over_epochs(summary, records, "top1", "top-1 %", (summary.get("teacher") or {}).get("top1"))
+    return over_epochs(summary, records, "top1", "top-1 %", (summary.get("teacher") or {}).get("top1"))
 
 
 def agreement_curves(summary: dict[str, Any], records: Sequence[Record]) -> Chart | None:
     """Agreement with the teacher over epochs, drawn as the accuracy is."""
-    return _over_epochs(summary, records, "agreement", "agreement %", None)
+    return over_epochs(summary, records, "agreement", "agreement %", None)
 
 
 def term_curves(summary: dict[str, Any], records: Sequence[Record], method: str) -> Chart | None:
@@ -88,9 +88,10 @@ def final_agreement(summary: dict[str, Any]) -> Chart | None:
     return _dots(summary, "agreement", "agreement %, last epoch", None)
 
 
-def _over_epochs(
+def over_epochs(
     summary: dict[str, Any], records: Sequence[Record], key: str, title: str, teacher: float | None
 ) -> Chart | None:
+    """What the records hold under `key`, over epochs, a line for each method."""
     untrained = {row["method"] for row in summary["rows"] if not row.get("classifies", True)}
     found = [
         {

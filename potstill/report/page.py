@@ -14,7 +14,7 @@ import altair as alt
 import vl_convert
 
 from potstill.evaluation import answers, maps
-from potstill.report import evaluation, figures, formats, grid_page, robustness, tables
+from potstill.report import evaluation, figures, formats, grid_page, robustness, scores_page, tables
 from potstill.report.fidelity_table import fidelity_sheet
 from potstill.report.sections import Section, sections
 from potstill.report.toggles import toggled
@@ -72,9 +72,21 @@ def render(run: Path) -> str:
             )
         )
     records = read_curves(run, summary)
-    seen = read_answers(run, summary)
     recipe = _read_json(run / "recipe.json", dict) or {}
     environment = recipe.pop("environment", None) or {}
+    if summary.get("kind") == "scores":
+        return (
+            formats.environment()
+            .get_template("scores.html.jinja")
+            .render(
+                **scores_page.context(run, summary, records),
+                terms=[{**about, "spec": chart.to_dict()} for about, chart in terms(summary, records)],
+                recipe=list(_flat(recipe)),
+                environment=list(_flat(environment)),
+                vega=_vega(),
+            )
+        )
+    seen = read_answers(run, summary)
     drawn = charts(summary, records)
     evaluated = evaluations(run)
     found = every_section(run, summary, seen)
@@ -109,7 +121,8 @@ def read_summary(run: Path) -> dict[str, Any]:
     summary = _read_json(path, dict)
     if summary is None:
         raise ValueError(f"{run}: no summary.json; expected the folder of a finished run")
-    needed = grid_page.NEEDED if summary.get("kind") == "grid" else ("dataset", "rows", "baseline", "result")
+    usual = ("dataset", "rows", "baseline", "result")
+    needed = {"grid": grid_page.NEEDED, "scores": scores_page.NEEDED}.get(summary.get("kind", ""), usual)
     missing = [key for key in needed if key not in summary]
     if missing:
         raise ValueError(f"{path}: lacks {', '.join(missing)}")

@@ -8,14 +8,20 @@ from potstill.schemes.bss import BSS
 from potstill.schemes.ces_kd import CESKD
 from potstill.schemes.ckd import CKD
 from potstill.schemes.dgkd import DGKD
+from potstill.schemes.distillm import DistiLLM
 from potstill.schemes.dml import DML
 from potstill.schemes.dual import Dual
 from potstill.schemes.ema import EMA
 from potstill.schemes.hkd import HKD
+from potstill.schemes.imitkd import ImitKD
+from potstill.schemes.minillm import MiniLLM
 from potstill.schemes.mixed_kd import CutMixKD, MixupKD
 from potstill.schemes.okd import OKD
+from potstill.schemes.on_policy import GKD, OnPolicy
 from potstill.schemes.one import ONE
 from potstill.schemes.r2kd import R2KD
+from potstill.schemes.seqkd import SeqKD
+from potstill.schemes.skd import SKD
 from potstill.schemes.takd import TAKD
 from potstill.schemes.teachers import Teachers
 
@@ -26,14 +32,21 @@ SCHEMES: dict[str, type[Scheme]] = {
     "ckd": CKD,
     "cutmix_kd": CutMixKD,
     "dgkd": DGKD,
+    "distillm": DistiLLM,
     "dml": DML,
     "dual": Dual,
     "ema": EMA,
+    "gkd": GKD,
     "hkd": HKD,
+    "imitkd": ImitKD,
+    "minillm": MiniLLM,
     "mixup_kd": MixupKD,
     "okd": OKD,
+    "on_policy": OnPolicy,
     "one": ONE,
     "r2kd": R2KD,
+    "seqkd": SeqKD,
+    "skd": SKD,
     "takd": TAKD,
     "teachers": Teachers,
 }
@@ -45,15 +58,22 @@ __all__ = [
     "DGKD",
     "DML",
     "EMA",
+    "GKD",
     "HKD",
     "OKD",
     "ONE",
     "R2KD",
     "SCHEMES",
+    "SKD",
     "TAKD",
     "BlackBox",
     "CutMixKD",
+    "DistiLLM",
     "Dual",
+    "ImitKD",
+    "MiniLLM",
     "MixupKD",
+    "OnPolicy",
+    "SeqKD",
     "Teachers",
 ]

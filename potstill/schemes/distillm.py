@@ -24,11 +24,11 @@ class Watching(Callback):
 
 @dataclass(frozen=True)
 class DistiLLM(Scheme):
-    r"""Skewed KL with the adaptive off-policy scheduler. A threshold $\phi$ starts at `start` and grows by `step`, up to
-    1, at every evaluation whose validation loss is not below the last by more than `-margin` (loss ≥ last + margin). For
-    every batch one $u \sim U(0, 1)$: for $u < \phi (1 - step / total)$ the student writes, and its texts go into a buffer
-    of `capacity` texts; else for $u < \phi$ texts of the buffer are learnt again (fresh ones while it is not full); else
-    the data's own.
+    r"""Skewed KL with the adaptive off-policy scheduler. A threshold $\phi$ starts at `start` and grows by `step`, up
+    to 1, at every evaluation whose validation loss is not below the last by more than `-margin` (loss ≥ last + margin).
+    For every batch one $u \sim U(0, 1)$: for $u < \phi (1 - step / total)$ the student writes, and its texts go into a
+    buffer of `capacity` texts; else for $u < \phi$ texts of the buffer are learnt again (fresh ones while it is not
+    full); else the data's own.
 
     Defaults: `start=0`, `step=0.1`, `margin=0.1`, `capacity=1000`, sampling at temperature 1, as in the authors' code;
     `skew_kl(alpha=0.1)` alone, as their scripts for GPT-2 of 0.1 B, `distillm+skew_reverse_kl` for larger students.

@@ -21,8 +21,8 @@ class Falling:
 
 @dataclass(frozen=True)
 class ImitKD(Scheme):
-    r"""Every sample is the data's with probability $\beta_t$, and else written by the student; the teacher's whole law is
-    matched on both (the paper's "Full" variant).
+    r"""Every sample is the data's with probability $\beta_t$, and else written by the student; the teacher's whole law
+    is matched on both (the paper's "Full" variant).
 
     `schedule="exponential"` is the paper's $\beta_t = r^{t / N}$, with `last` its $r$ (1/200 for translation, 1/10 for
     summaries). `schedule="constant"` takes the share `own` of the student's texts throughout, as the later papers on

@@ -15,15 +15,15 @@ from potstill.types import Task
 
 @dataclass(frozen=True)
 class MiniLLM(Scheme):
-    r"""Policy gradient on $KL(q \| p)$ of whole responses. Texts are drawn token by token from
-    $\tilde p = \alpha p + (1 - \alpha) q$; a token's reward is $r_t = (\log p(y_t) - \log q(y_t)) / s$, clipped to ±100,
-    its return $R_t = \sum_{t' \ge t} \gamma^{t' - t} r_{t'} / (T - t + 1)$, whitened. On every batch `inner` optimizer
-    steps are taken, on the clipped policy gradient with importance weights $q / \tilde p$, plus the single-step term
-    $KL(q_t \| p_t)$ over the whole vocabulary on the same texts, plus `language` times
-    $0.5 \, CE + 0.5 \, KL(p \| q)$ on the data's own responses.
+    r"""Policy gradient on $KL(q \| p)$ of whole responses. Texts are drawn token by token from $\tilde p = \alpha p +
+    (1 - \alpha) q$; a token's reward is $r_t = (\log p(y_t) - \log q(y_t)) / s$, clipped to ±100, its return $R_t =
+    \sum_{t' \ge t} \gamma^{t' - t} r_{t'} / (T - t + 1)$, whitened. On every batch `inner` optimizer steps are taken,
+    on the clipped policy gradient with importance weights $q / \tilde p$, plus the single-step term $KL(q_t \| p_t)$
+    over the whole vocabulary on the same texts, plus `language` times $0.5 \, CE + 0.5 \, KL(p \| q)$ on the data's own
+    responses.
 
-    Defaults: `alpha=0.2`, `scale=0.5`, `gamma=0.95`, `clip=0.2`, `inner=4`, `language=1`, sampling at temperature 1: the
-    authors' code. The single step alone is `on_policy+reverse_kl`.
+    Defaults: `alpha=0.2`, `scale=0.5`, `gamma=0.95`, `clip=0.2`, `inner=4`, `language=1`, sampling at temperature 1:
+    the authors' code. The single step alone is `on_policy+reverse_kl`.
 
     Where we differ: the authors draw 256 texts and cut them into batches for the inner epochs, and take their
     language-model term on a corpus of plain text; here each batch is its own rollout, and that term is on the data.
@@ -49,7 +49,9 @@ class MiniLLM(Scheme):
     def __post_init__(self) -> None:
         for name, low, high in (("alpha", 0.0, 1.0), ("gamma", 0.0, 1.0)):
             if not low <= getattr(self, name) <= high or (name == "alpha" and self.alpha == 1):
-                raise ValueError(f"minillm: {name} lies in [0, 1{')' if name == 'alpha' else ']'}, got {getattr(self, name)}")
+                raise ValueError(
+                    f"minillm: {name} lies in [0, 1{')' if name == 'alpha' else ']'}, got {getattr(self, name)}"
+                )
         if not self.scale > 0 or not self.clip > 0 or self.inner < 1 or self.language < 0:
             raise ValueError(
                 "minillm: scale and clip must be positive, inner at least 1 and language not negative, got "

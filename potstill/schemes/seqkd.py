@@ -12,8 +12,8 @@ from potstill.sources import Network
 
 @dataclass(frozen=True)
 class SeqKD(Scheme):
-    r"""$-\sum_t \log q_t(\hat y_t)$ of one response $\hat y$ of the teacher to every prompt, written once before the first
-    step; the data's own responses are not used.
+    r"""$-\sum_t \log q_t(\hat y_t)$ of one response $\hat y$ of the teacher to every prompt, written once before the
+    first step; the data's own responses are not used.
 
     `beams=5` takes the text that beam search finds most probable (the paper's), `beams=1` a sample at `temperature` and
     `top_p` (the line of MiniLLM and DistiLLM). `seqkd+forward_kl` matches the teacher's law on its own texts, which
@@ -22,8 +22,8 @@ class SeqKD(Scheme):
     Defaults: `beams=1`, `temperature=1`, `top_p=1`, labels alone; `tokens=0`: as many as the longest response of the
     data. Every student of one teacher learns the same texts, whatever its seed.
 
-    Where we differ: the paper's seq-inter, which takes the candidate of the beam that is nearest to the reference, is not
-    offered.
+    Where we differ: the paper's seq-inter, which takes the candidate of the beam that is nearest to the reference, is
+    not offered.
 
     Raises:
         ValueError: beams below 1, data that is no text, or a teacher that cannot write (a cache).

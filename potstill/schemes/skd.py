@@ -11,23 +11,23 @@ from potstill.types import Task
 
 @dataclass(frozen=True)
 class SKD(Scheme):
-    r"""Speculative knowledge distillation. A token that the student samples stands if it is among the teacher's `k` most
-    probable ones, and is replaced by a sample of the teacher otherwise; then
-    $\frac{1}{T} \sum_t D(p_t \| q_t)$ over all of the response, without a gradient through the sampling.
+    r"""Speculative knowledge distillation. A token that the student samples stands if it is among the teacher's `k`
+    most probable ones, and is replaced by a sample of the teacher otherwise; then $\frac{1}{T} \sum_t D(p_t \| q_t)$
+    over all of the response, without a gradient through the sampling.
 
     A token's law is $m(v) = q(v) \, 1[v \in top_k(p)] + (1 - q(top_k(p))) \, p(v)$: with k = V on-policy distillation,
     with k = 0 texts of the teacher. The student drafts `draft` tokens at a time, one pass of the teacher judges them;
     the law does not depend on `draft`. `share` < 1 mixes the data's own responses in.
 
-    Defaults, as in the authors' release: `k=25`, `draft=5`, student at temperature 0.5 and top-p 0.5, teacher at 0.2 and
-    0.5, forward KL at temperature 1 (`skd+reverse_kl`, `skd+jsd` for others); `tokens=0`: as many as the longest
-    response of the data. `nucleus` tests membership in the teacher's nucleus of that mass instead; `decay` lowers k to 1
-    over so many tokens.
+    Defaults, as in the authors' release: `k=25`, `draft=5`, student at temperature 0.5 and top-p 0.5, teacher at 0.2
+    and 0.5, forward KL at temperature 1 (`skd+reverse_kl`, `skd+jsd` for others); `tokens=0`: as many as the longest
+    response of the data. `nucleus` tests membership in the teacher's nucleus of that mass instead; `decay` lowers k to
+    1 over so many tokens.
 
     Where we differ: the released code tests a token that is sampled anew and not the one that is kept, ranks after
-    temperature and top-p, and drafts with the teacher's sampler; `released=True` does the same. It also drops the loss of
-    the first response token and trains on re-tokenised texts; we train on the sampled tokens, shifted rightly. Its "jsd"
-    is the objective `mixture_kl`.
+    temperature and top-p, and drafts with the teacher's sampler; `released=True` does the same. It also drops the loss
+    of the first response token and trains on re-tokenised texts; we train on the sampled tokens, shifted rightly. Its
+    "jsd" is the objective `mixture_kl`.
 
     Raises:
         ValueError: k below 0, a draft below 1, sampling options out of range, a cached teacher, or other vocabularies.
@@ -62,8 +62,8 @@ class SKD(Scheme):
 
     def task(self, scene: Scene) -> Task:
         from potstill.language.generation import Sampling
-        from potstill.language.speculative import as_released
         from potstill.language.scenes import plain
+        from potstill.language.speculative import as_released
         from potstill.language.writers import Interleaved, Sometimes, lasting
 
         task = plain(scene, "skd", answered=self.share < 1)

@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from potstill.functional import at_least_float32
+from potstill.language.heads import Split, split
+from potstill.language.vocabulary import narrowed
 from potstill.lazy import LOGITS
 from potstill.types import (
     MAIN,
@@ -54,9 +57,10 @@ class Language:
 
     `sequences` writes the response that is learnt from, in place of the data set's. The answer is the logits
     `[B, R, V]` of the response's tokens alone, with `lazy` as `LazyLogits`; where a view has no "at", of all tokens
-    `[B, L, V]`. `vocabulary` is how many tokens there are: columns beyond are padding and are left out. `judge` scores
-    what a network writes, in `evaluate`. `ends` are the tokens that end a text, and `longest` how many tokens the data's
-    longest response has: what a scheme that writes needs to know. `passes` optimizer steps are taken on every batch.
+    `[B, L, V]`. `vocabulary` is how many tokens there are (by view, where two tokenizers meet): columns beyond are
+    padding and are left out. `judge` scores what a network writes, in `evaluate`. `ends` are the tokens that end a
+    text, `longest` is how many tokens the data's longest response has, and `tokenizer` made them: what a scheme that
+    writes needs to know. `passes` optimizer steps are taken on every batch.
     """
 
     combine_scope: Literal["unit", "batch"] = "unit"
@@ -67,18 +71,28 @@ class Language:
         sequences: Any = None,
         *,
         lazy: bool = True,
-        vocabulary: int | None = None,
+        vocabulary: int | Mapping[str, int] | None = None,
         judge: Judge | None = None,
         ends: Any = None,
         longest: int = 128,
+        tokenizer: Any = None,
         passes: int = 1,
     ):
         self.sequences, self.lazy, self.vocabulary, self.judge = sequences, lazy, vocabulary, judge
-        self.ends, self.longest, self.steps_per_batch = ends, longest, passes
+        self.ends, self.longest, self.tokenizer, self.steps_per_batch = ends, longest, tokenizer, passes
+        self._splits: WeakKeyDictionary[nn.Module, Split | None] = WeakKeyDictionary()
 
     def writing(self, sequences: Any, passes: int = 1) -> Language:
         """The same kind of example, with responses that somebody else writes."""
-        same = {"lazy": self.lazy, "vocabulary": self.vocabulary, "ends": self.ends, "longest": self.longest}
+        around = getattr(self.sequences, "around", None)  # of two tokenizers: whoever writes, both sides read it
+        sequences = sequences if around is None else around(sequences)
+        same: dict[str, Any] = {
+            "lazy": self.lazy,
+            "vocabulary": self.vocabulary,
+            "ends": self.ends,
+            "longest": self.longest,
+            "tokenizer": self.tokenizer,
+        }
         return Language(sequences, **same, passes=passes)
 
     def prepare(self, batch: Batch, sources: Mapping[str, Source], progress: Progress, seed: int) -> Iterable[Batch]:
@@ -86,24 +100,24 @@ class Language:
         return (made,) * self.steps_per_batch
 
     def forward(self, model: nn.Module, batch: Batch, view: str) -> Answer:
-        seen, causal = batch.views[view], cast(Any, model)
-        inputs = {**seen.input, "use_cache": False}
-        at = seen.extras.get("at")
-        head = causal.get_output_embeddings() if self.lazy else None
-        if head is None:
-            return self._real(_taken(causal(**inputs).logits, at))
-        hidden = _taken(causal.base_model(**inputs).last_hidden_state, at)
-        return self._real(LazyLogits(hidden, head.weight, head.bias))
+        seen = batch.views[view]
+        at, parts = seen.extras.get("at"), self._parts(model)
+        if parts is None:
+            causal = cast(Any, model)
+            return self._real(_taken(causal(**seen.input, use_cache=False).logits, at), view)
+        hidden = _taken(parts.hidden(**seen.input), at)
+        return self._real(LazyLogits(hidden, parts.weight, parts.bias), view)
 
-    def _real(self, answer: Answer) -> Answer:
+    def _parts(self, model: nn.Module) -> Split | None:
+        """Backbone and head, looked for once; None where logits are wanted whole, or are more than these two give."""
+        if self.lazy and model not in self._splits:
+            self._splits[model] = split(model)
+        return self._splits.get(model)
+
+    def _real(self, answer: Answer, view: str) -> Answer:
         """Without the columns that no token has."""
         count = self.vocabulary
-        if count is None:
-            return answer
-        if isinstance(answer, Tensor):
-            return answer[..., :count]
-        bias = None if answer.bias is None else answer.bias[:count]
-        return LazyLogits(answer.hidden, answer.weight[:count], bias)
+        return narrowed(answer, count.get(view) if isinstance(count, Mapping) else count)
 
     def combine(self, outputs: SourceOutputs, batch: Batch) -> SourceOutputs:
         return outputs

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.engine import Engine
+from potstill.largest import top_logits
 from potstill.precision import Precision
 from potstill.recipe import Fit
 from potstill.sources import Network
@@ -22,6 +23,8 @@ from potstill.types import MAIN, Batch, DataInfo, LazyLogits, Objective, Outputs
 from potstill.wiring import wire
 
 ROWS, WIDTH, CLASSES, TOKENS, SAMPLES = 14, 6, 4, 3, 100
+STUDENT, TEACHER = 5, 7
+"""Widths of the two networks."""
 NAMES = {"embedding": "fc.input", "hidden": "body"}
 
 
@@ -177,6 +180,14 @@ class LazyHead(Classify):
         return LazyLogits(hidden, model.fc.weight, model.fc.bias)
 
 
+class LargestOfTeacher(LazyHead):
+    """Of what the teacher says the two most probable classes are known; the student's head is left to the losses."""
+
+    def forward(self, model, batch, view):
+        answer = super().forward(model, batch, view)
+        return answer if model.fc.in_features == STUDENT else top_logits(answer.dense(), 2, 4.0)
+
+
 class Differences(Classify):
     """What changed between two looks at the same sample, as a view of its own."""
 
@@ -255,7 +266,7 @@ def make(
     chosen, task = Precision.named(precision), task or Classify()
     sources = {
         name: Network(chosen.place(module, "cpu"), trained=name == "student", names=NAMES, precision=chosen)
-        for name, module in (("student", Net(5, 1, middle)), ("teacher", teacher or Net(7, 2)))
+        for name, module in (("student", Net(STUDENT, 1, middle)), ("teacher", teacher or Net(TEACHER, 2)))
     }
     wired = wire(terms, sources, task, batches[0], DataInfo(SAMPLES, len(batches[0]), CLASSES), seed)
     loader = Given(batches, rank, world, exact)

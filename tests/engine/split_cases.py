@@ -17,6 +17,7 @@ from engine_kit import (
     Distance,
     Drawn,
     Gram,
+    LargestOfTeacher,
     LazyHead,
     Normalised,
     Queue,
@@ -28,6 +29,7 @@ from engine_kit import (
 from split_formulas import (
     Scene,
     differences,
+    largest_kd,
     masked_icd,
     plain_ce,
     plain_crd,
@@ -122,6 +124,12 @@ CASES = {
         lambda step: [1.0, 0.5],
         sequences,
         LazyHead,
+    ),
+    "largest beside related": Case(
+        lambda: [Term(Spec.of(KD, temperature=4)), Term(SMALL, "middle", "middle")],
+        lambda s: [largest_kd(s), plain_icd(s, 1)],
+        lambda step: [1.0, 1.0],
+        task=LargestOfTeacher,
     ),
     "lazy beside related": Case(
         lambda: [Term(Spec.of(KD, temperature=4)), Term(SMALL, "middle", "middle")],

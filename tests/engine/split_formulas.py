@@ -58,6 +58,18 @@ def plain_kd(scene: Scene) -> Tensor:
     return 16 * mean(one_kl(s / 4, t / 4) for s, t in zip(answer, taught, strict=True))
 
 
+def largest_kd(scene: Scene) -> Tensor:
+    """Of the teacher's four classes the two most probable are known, and the others' mass."""
+    _, answer, _, taught = scene.both()
+    losses = []
+    for s, t in zip(answer, taught, strict=True):
+        q, p = (s / 4).softmax(0), (t / 4).softmax(0)
+        (first, second), rest = t.topk(2).indices.tolist(), t.topk(2, largest=False).indices.tolist()
+        classes = [[law[first], law[second], law[rest].sum()] for law in (p, q)]
+        losses.append(16 * sum(x * (x / y).log() for x, y in zip(*classes, strict=True)))
+    return mean(losses)
+
+
 def formula_icd(icd: ICD, student: Tensor, teacher: Tensor) -> Tensor:
     u = torch.stack([v / v.norm() for v in icd.student_head(student)])
     v = torch.stack([v / v.norm() for v in icd.teacher_head(teacher)])

@@ -29,7 +29,7 @@ PAIRS = [
     ("resnet32x4", "ShuffleV2"),
     ("wrn_40_2", "ShuffleV1"),
 ]
-METHODS = [name for name, kind in OBJECTIVES.items() if kind.part_of is None and kind.default_taps[1]]
+METHODS = [name for name, k in OBJECTIVES.items() if k.part_of is None and k.default_taps[1] and not k.wants]
 HUGE = {"semckd", "ft"}
 """Projectors of up to 850 million parameters for a ResNet-50: sized, which takes a second, but not trained here."""
 ROWS = 4

@@ -1,0 +1,122 @@
+"""A student and a teacher of two tokenizers: the same text, cut by each for itself.
+
+Letters in shapes: B samples, R tokens of the response by the student's tokenizer, Q by the teacher's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from potstill.language.alignment import Aligned, Cutter, groups
+from potstill.language.pieces import matched
+from potstill.language.sequences import Sequences
+from potstill.language.views import PROMPT, PROMPT_MASK, padded, teaching
+from potstill.language.vocabulary import real
+from potstill.types import MAIN, Batch, DataInfo, Progress, Source, Stateful, View
+
+TEACHER = "teacher"
+"""The view with the teacher's tokens; `gold` and `uld` read `teacher:output@teacher`."""
+
+
+class CrossTokenizer:
+    """Gives the teacher's view of every batch: prompt and response as the teacher's tokenizer cuts them.
+
+    The student's view keeps its tokens, whoever chose them: the data set's, or those that `sequences` wrote. Its
+    extras become those that `gold` and `uld` need: `group` `[B, R]`, `teacher_group`, `teacher_label` and
+    `teacher_mask` `[B, Q]`. `prompts` are what the teacher is asked, by sample number (in its own chat template, say);
+    without them it is the student's prompt as plain text, behind what the teacher's tokenizer begins a text with.
+    `stop` and `teacher_stop` are ids that end a text, the teacher's first one is what it would end it with.
+
+    Task and losses need whole logits: `Language(crossing, lazy=False, vocabulary=crossing.vocabulary)`.
+    """
+
+    def __init__(
+        self,
+        student_tokenizer: Any,
+        teacher_tokenizer: Any,
+        sequences: Sequences | None = None,
+        *,
+        prompts: Sequence[str] | None = None,
+        stop: Sequence[int] | None = None,
+        teacher_stop: Sequence[int] | None = None,
+    ):
+        self.student, self.teacher = Cutter(student_tokenizer, stop), Cutter(teacher_tokenizer, teacher_stop)
+        self.sequences, self.prompts = sequences, prompts
+        self.vocabulary: Mapping[str, int] = {MAIN: real(student_tokenizer), TEACHER: real(teacher_tokenizer)}
+        """How many logits of each view are tokens."""
+        self._tokens, self._grouped = 0, 0
+
+    def around(self, sequences: Sequences) -> CrossTokenizer:
+        """The same for responses that somebody else writes."""
+        other = copy.copy(self)
+        other.sequences = sequences
+        return other
+
+    def info(self, data: DataInfo) -> DataInfo:
+        """With the tokens that both vocabularies have, for `gold(hybrid=True)`."""
+        return replace(data, matched=matched(self.student.tokenizer, self.teacher.tokenizer))
+
+    def __call__(self, batch: Batch, sources: Mapping[str, Source], progress: Progress, seed: int) -> Batch:
+        if self.sequences is not None:
+            batch = self.sequences(batch, sources, progress, seed)
+        main = batch.main
+        assert main.label is not None
+        assert main.mask is not None
+        texts, ended, mine = self.student.read(main.label, main.mask)
+        theirs = self.teacher.cut(texts, ended)
+        found = Aligned(mine, theirs, *groups(mine, theirs))
+        self._tokens += int(mine.mask.sum())
+        self._grouped += int((found.group >= 0).sum())
+        prompt, prompt_mask = padded(self._asked(main), left=True)
+        device = main.index.device
+        told = [part.to(device) for part in (prompt, prompt_mask, theirs.ids, theirs.mask)]
+        extras = {name: value.to(device) for name, value in found.extras.items()}
+        view = View(main.input, main.index, main.label, main.mask, {**main.extras, **extras}, main.number)
+        return batch.with_view(MAIN, view).with_view(TEACHER, teaching(*told, main.index))
+
+    def report(self) -> dict[str, float]:
+        """`grouped`: the share of the student's tokens that cover the same bytes as some of the teacher's."""
+        found = {} if self.sequences is None else self.sequences.report()
+        if self._tokens:
+            found = {**found, "grouped": self._grouped / self._tokens}
+        self._tokens = self._grouped = 0
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        inner = self.sequences.state_dict() if isinstance(self.sequences, Stateful) else {}
+        return {"tokens": self._tokens, "grouped": self._grouped, "sequences": inner}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._tokens, self._grouped = state["tokens"], state["grouped"]
+        if isinstance(self.sequences, Stateful):
+            self.sequences.load_state_dict(state["sequences"])
+
+    def _asked(self, main: View) -> list[list[int]]:
+        """The prompts in the teacher's tokens."""
+        if self.prompts is not None:
+            texts = [self.prompts[number] for number in main.index.tolist()]
+            return self.teacher.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        ids, mask = main.extras[PROMPT].cpu().numpy(), main.extras[PROMPT_MASK].cpu().numpy()
+        rows = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
+        texts = self.student.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        first = _beginning(self.teacher.tokenizer)
+        plain = self.teacher.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        asked = [[*first, *row] for row in plain]
+        if not all(asked):
+            raise ValueError(
+                f"the prompt of sample {int(main.index[asked.index([])])} has no token for the teacher: it is empty, "
+                "and the teacher's tokenizer begins a text with nothing; give it prompts of its own"
+            )
+        return asked
+
+
+def _beginning(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts in front of a text."""
+    alone = list(tokenizer("")["input_ids"])
+    behind = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {tokenizer.bos_token_id}
+    while alone and alone[-1] in behind:
+        alone.pop()
+    return alone

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from potstill.callbacks import Callback
 from potstill.errors import did_you_mean
 from potstill.lora import PLACES, head_of, low_rank
-from potstill.objectives import OBJECTIVES, CrossEntropy, ForwardKL
+from potstill.objectives import AKL, OBJECTIVES, CrossEntropy, ForwardKL
 from potstill.objectives.divergences import Divergence
 from potstill.online import Additions, Online, network_of
 from potstill.scheme import Scene, Scheme
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from potstill.engine import Engine
 
 NAME = "online"
-DIVERGENCES = tuple(name for name, kind in OBJECTIVES.items() if issubclass(kind, Divergence))
+DIVERGENCES = tuple(name for name, kind in OBJECTIVES.items() if issubclass(kind, Divergence | AKL))
 
 
 @dataclass(frozen=True)

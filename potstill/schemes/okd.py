@@ -45,8 +45,8 @@ class OKD(Scheme):
     with language models: one that begins with random weights draws the teacher away from the labels at first, where
     `lam=0.3` did better.
 
-    Where we differ: the paper's abstract is public and nothing else: the kind of modules, their losses and weights, and
-    the student's divergence are our reading of it. The modules' gradient is clipped (`fit.clip`) apart from the
+    Where we differ: we know the paper's abstract, and there is no code: the kind of modules, their losses and weights,
+    and the student's divergence are our reading of it. The modules' gradient is clipped (`fit.clip`) apart from the
     student's, so with `rate=0` the student's run has the bits of supervised KD. `metrics.jsonl` tells the modules'
     losses, and `online_share`, how much of the adapted teacher is trained (percent).
 

@@ -93,7 +93,7 @@ class Objective(nn.Module):
     """
 
     needs: tuple[str, ...] = ()
-    """Names of extras: label, index, mask, draw, or a key of `View.extras`."""
+    """Names of extras: label, index, mask, draw, or a key of `View.extras` or of an input that is a mapping."""
     scope: Literal["unit", "batch"] = "unit"
     """"batch" where the loss relates samples of the batch to each other."""
     zero_at_match: bool = True

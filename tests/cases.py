@@ -94,6 +94,10 @@ AS_RELEASED = {
 
 NEIGHBOURS = {"permuting_the_batch_permutes_the_units": "only neighbouring rows are compared, as released"}
 
+TEXT = {"attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0]]).bool()}
+"""Padding behind and in front of a text."""
+HEADS, WIDER = (4, 3, 2, 1), (4, 3, 2, 2)
+"""Queries, keys or values of two heads."""
 CUT = torch.tensor([[0, 0, 1, 2], [0, 1, 1, -1], [0, 1, 2, 3], [0, 0, 0, 0], [0, 1, -1, -1]])
 """Groups of tokens of the same bytes; `OTHER_CUT` are those of the same five texts by another tokenizer."""
 OTHER_CUT = torch.tensor([[0, 1, 1, 2, 2], [0, 0, 1, 1, -1], [0, 1, 2, 3, -1], [0, 0, -1, -1, -1], [0, 1, 1, 1, 1]])
@@ -176,6 +180,16 @@ CASES = [
     Case("sp", (7, 3, 4, 2), (7, 6, 2, 2)),
     Case("sp", ((7, 3, 4), (7, 6)), ((7, 2, 4), (7, 9))),
     Case("cc", (7, 6), (7, 9), {"width": 4}, waive=NEIGHBOURS),
+    Case("hidden_mse", ((4, 3, 3),) * 2, ((4, 3, 2),) * 3, extras=TEXT),
+    Case("hidden_mse", ((4, 3, 2),) * 2, ((4, 3, 2),) * 2, {"projection": "paper", "pads": "counted"}, extras=TEXT),
+    Case("hidden_mse", (4, 3, 3), (4, 3, 3), {"projection": "none"}, extras=TEXT),
+    Case("hidden_cosine", (4, 3, 3), (4, 3, 3), units=(4, 3)),
+    Case("hidden_cosine", (4, 3, 3), (4, 3, 2), {"per": "sample"}, extras=TEXT),
+    Case("attention_mse", (HEADS,) * 2, (WIDER,) * 4, extras=TEXT),
+    Case("attention_mse", (HEADS,) * 2, (HEADS,) * 2, {"pads": "counted"}, extras=TEXT),
+    Case("minilm_relations", (HEADS,) * 3, ((4, 3, 4, 3),) * 3, {"heads": 2}, extras=TEXT),
+    Case("minilm_relations", (4, 3, 2), (4, 3, 4), {"heads": 1}, extras=TEXT),
+    Case("minilm_attention", (HEADS,) * 3, (WIDER,) * 3, extras=TEXT),
     Case("vid", ((5, 3, 4, 4), (5, 2, 3, 2)), ((5, 6, 2, 4), (5, 4, 5, 2))),
     Case("vid", (5, 3, 4, 4), (5, 6, 4, 4), {"hidden": 2, "initial_variance": 1.0}),
     Case("rkd", (7, 6), (7, 9)),

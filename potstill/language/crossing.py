@@ -72,10 +72,10 @@ class CrossTokenizer:
         self._grouped += int((found.group >= 0).sum())
         prompt, prompt_mask = padded(self._asked(main), left=True)
         device = main.index.device
-        told = [part.to(device) for part in (prompt, prompt_mask, theirs.ids, theirs.mask)]
+        asked, real, ids, mask = (part.to(device) for part in (prompt, prompt_mask, theirs.ids, theirs.mask))
         extras = {name: value.to(device) for name, value in found.extras.items()}
         view = View(main.input, main.index, main.label, main.mask, {**main.extras, **extras}, main.number)
-        return batch.with_view(MAIN, view).with_view(TEACHER, teaching(*told, main.index))
+        return batch.with_view(MAIN, view).with_view(TEACHER, teaching(asked, real, ids, mask, main.index))
 
     def report(self) -> dict[str, float]:
         """`grouped`: the share of the student's tokens that cover the same bytes as some of the teacher's."""

@@ -4,6 +4,7 @@ from potstill.objectives.ab import AB
 from potstill.objectives.afd import AFD
 from potstill.objectives.akl import AKL
 from potstill.objectives.at import AT
+from potstill.objectives.attention_mse import AttentionMSE
 from potstill.objectives.cc import CC
 from potstill.objectives.crd import CRD
 from potstill.objectives.cross_entropy import CrossEntropy
@@ -15,11 +16,14 @@ from potstill.objectives.fitnet import FitNet
 from potstill.objectives.fsp import FSP
 from potstill.objectives.ft import FT, FTParaphraser
 from potstill.objectives.gold import GOLD
+from potstill.objectives.hidden_cosine import HiddenCosine
+from potstill.objectives.hidden_mse import HiddenMSE
 from potstill.objectives.icd import ICD
 from potstill.objectives.info_flow import InfoFlow
 from potstill.objectives.itrd import ITRD
 from potstill.objectives.kd import KD
 from potstill.objectives.kdsvd import KDSVD
+from potstill.objectives.minilm import MiniLMAttention, MiniLMRelations
 from potstill.objectives.mixtures import JSD, MixtureKL, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
 from potstill.objectives.ofd import OFD
@@ -47,6 +51,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "afd": AFD,
     "akl": AKL,
     "at": AT,
+    "attention_mse": AttentionMSE,
     "cc": CC,
     "ce": CrossEntropy,
     "crd": CRD,
@@ -58,6 +63,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "fsp": FSP,
     "ft": FT,
     "ft_paraphraser": FTParaphraser,
+    "hidden_cosine": HiddenCosine,
+    "hidden_mse": HiddenMSE,
     "gold": GOLD,
     "icd": ICD,
     "info_flow": InfoFlow,
@@ -67,6 +74,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "kdsvd": KDSVD,
     "ls_dkd": LSDKD,
     "ls_kd": LSKD,
+    "minilm_attention": MiniLMAttention,
+    "minilm_relations": MiniLMRelations,
     "mixture_kl": MixtureKL,
     "nst": NST,
     "ofd": OFD,
@@ -127,11 +136,16 @@ __all__ = [
     "ULD",
     "VID",
     "WSLD",
+    "AttentionMSE",
     "CrossEntropy",
     "FTParaphraser",
     "FitNet",
     "ForwardKL",
+    "HiddenCosine",
+    "HiddenMSE",
     "InfoFlow",
+    "MiniLMAttention",
+    "MiniLMRelations",
     "MixtureKL",
     "PKTSupervised",
     "PolicyGradient",

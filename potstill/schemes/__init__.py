@@ -8,6 +8,7 @@ from potstill.schemes.bss import BSS
 from potstill.schemes.ces_kd import CESKD
 from potstill.schemes.ckd import CKD
 from potstill.schemes.dgkd import DGKD
+from potstill.schemes.distilbert import DistilBERT
 from potstill.schemes.distillm import DistiLLM
 from potstill.schemes.dml import DML
 from potstill.schemes.dual import Dual
@@ -15,6 +16,7 @@ from potstill.schemes.ema import EMA
 from potstill.schemes.hkd import HKD
 from potstill.schemes.imitkd import ImitKD
 from potstill.schemes.minillm import MiniLLM
+from potstill.schemes.minilm import MiniLM
 from potstill.schemes.mixed_kd import CutMixKD, MixupKD
 from potstill.schemes.okd import OKD
 from potstill.schemes.on_policy import GKD, OnPolicy
@@ -24,6 +26,7 @@ from potstill.schemes.seqkd import SeqKD
 from potstill.schemes.skd import SKD
 from potstill.schemes.takd import TAKD
 from potstill.schemes.teachers import Teachers
+from potstill.schemes.tinybert import TinyBERT
 
 SCHEMES: dict[str, type[Scheme]] = {
     "black_box": BlackBox,
@@ -32,12 +35,14 @@ SCHEMES: dict[str, type[Scheme]] = {
     "ckd": CKD,
     "cutmix_kd": CutMixKD,
     "dgkd": DGKD,
+    "distilbert": DistilBERT,
     "distillm": DistiLLM,
     "dml": DML,
     "dual": Dual,
     "ema": EMA,
     "gkd": GKD,
     "hkd": HKD,
+    "minilm": MiniLM,
     "imitkd": ImitKD,
     "minillm": MiniLLM,
     "mixup_kd": MixupKD,
@@ -49,6 +54,7 @@ SCHEMES: dict[str, type[Scheme]] = {
     "skd": SKD,
     "takd": TAKD,
     "teachers": Teachers,
+    "tinybert": TinyBERT,
 }
 
 __all__ = [
@@ -69,11 +75,14 @@ __all__ = [
     "BlackBox",
     "CutMixKD",
     "DistiLLM",
+    "DistilBERT",
     "Dual",
     "ImitKD",
     "MiniLLM",
+    "MiniLM",
     "MixupKD",
     "OnPolicy",
     "SeqKD",
     "Teachers",
+    "TinyBERT",
 ]

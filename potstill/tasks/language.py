@@ -26,6 +26,7 @@ from potstill.types import (
     Source,
     SourceOutputs,
     Stateful,
+    TopLogits,
 )
 
 Judge = Callable[[nn.Module], dict[str, float]]
@@ -144,7 +145,9 @@ class Language:
                 seen = batch.main
                 assert seen.label is not None
                 assert seen.mask is not None
-                found = _likelihood(source(self, batch, MAIN, ()).output, seen.label, seen.mask)
+                answer = source(self, batch, MAIN, ()).output
+                assert not isinstance(answer, TopLogits), "a cache is not evaluated"
+                found = _likelihood(answer, seen.label, seen.mask)
                 sums = found if sums is None else sums + found
             if sums is None:
                 raise ValueError("there is nothing to evaluate on: no batch")
@@ -161,14 +164,14 @@ def _taken(value: Tensor, at: Tensor | None) -> Tensor:
     return value if at is None else value.gather(1, at[..., None].expand(-1, -1, value.shape[-1]))
 
 
-def _likelihood(answer: Answer, label: Tensor, mask: Tensor) -> Tensor:
+def _likelihood(answer: Tensor | LazyLogits, label: Tensor, mask: Tensor) -> Tensor:
     """Sums over tokens that count: negative log-likelihood, how many were predicted, how many there are."""
     label, weight = label.flatten(), mask.flatten().double()
     step = max(1, LOGITS // answer.shape[-1])
     total = torch.zeros(3, dtype=torch.float64, device=label.device)
     for start in range(0, len(label), step):
         some = slice(start, start + step)
-        logits = answer.flatten(0, -2)[some] if isinstance(answer, Tensor) else answer.cast().rows(some)
+        logits = answer.cast().rows(some) if isinstance(answer, LazyLogits) else answer.flatten(0, -2)[some]
         logits = at_least_float32(logits)
         nll = F.cross_entropy(logits, label[some], reduction="none").double()
         right = (logits.argmax(-1) == label[some]).double()

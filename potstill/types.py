@@ -37,6 +37,7 @@ __all__ = [
     "MAIN",
     "PLAIN",
     "Answer",
+    "Apart",
     "Batch",
     "DataInfo",
     "Follows",
@@ -214,6 +215,16 @@ class LiveSource(Source, Protocol):
 
     def with_module(self, module: nn.Module) -> LiveSource:
         """The same source with other weights."""
+        ...
+
+
+@runtime_checkable
+class Apart(Protocol):
+    """A trained source whose optimizer is a matter of its own: its gradient is clipped by itself."""
+
+    @property
+    def rate(self) -> float:
+        """Its learning rate, as a multiple of the run's."""
         ...
 
 

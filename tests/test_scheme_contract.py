@@ -31,6 +31,7 @@ CASES = {
     "ema": "ema(decay=0.5)+kd",
     "hkd": "hkd",
     "mixup_kd": "mixup_kd",
+    "okd": "okd(rank=2,rate=0.1,mu=0.5)",
     "one": "one",
     "r2kd": "r2kd(augment=cutmixpick,rank=soft)",
     "takd": "takd",

@@ -19,6 +19,7 @@ from potstill.schemes.minillm import MiniLLM
 from potstill.schemes.minilm import MiniLM
 from potstill.schemes.mixed_kd import CutMixKD, MixupKD
 from potstill.schemes.mixkd import MixKD
+from potstill.schemes.okd import OKD
 from potstill.schemes.on_policy import GKD, OnPolicy
 from potstill.schemes.one import ONE
 from potstill.schemes.r2kd import R2KD
@@ -42,11 +43,12 @@ SCHEMES: dict[str, type[Scheme]] = {
     "ema": EMA,
     "gkd": GKD,
     "hkd": HKD,
-    "minilm": MiniLM,
     "imitkd": ImitKD,
     "minillm": MiniLLM,
+    "minilm": MiniLM,
     "mixkd": MixKD,
     "mixup_kd": MixupKD,
+    "okd": OKD,
     "on_policy": OnPolicy,
     "one": ONE,
     "r2kd": R2KD,
@@ -66,6 +68,7 @@ __all__ = [
     "EMA",
     "GKD",
     "HKD",
+    "OKD",
     "ONE",
     "R2KD",
     "SCHEMES",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -61,9 +61,15 @@ def source(
         blank.close()
         if isinstance(error, RuntimeError | TypeError | IndexError | AssertionError):
             raise ValueError(
-                f"{type(module).__name__} cannot run on an input of shape {list(batch.main.input.shape)} and dtype "
-                f"{batch.main.input.dtype}: {error}"
+                f"{type(module).__name__} cannot run on an input of {_shown(batch.main.input)}: {error}"
             ) from error
         raise
     blank.preprocess = preprocess
     return blank.with_names(found.names)
+
+
+def _shown(value: Any) -> str:
+    """Shape and dtype of an input, or of each of its parts."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} of {_shown(part)}" for name, part in value.items())
+    return f"shape {list(value.shape)} and dtype {value.dtype}"

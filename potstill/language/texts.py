@@ -87,6 +87,13 @@ def load(spec: Text, tokenizer: Any = None, *, quiet: bool = False) -> tuple[Tex
     return train, valid
 
 
+def of_table(spec: Text, table: Table, split: str, tokenizer: Any = None) -> Texts:
+    """The texts of a table that is there already. Raises ValueError as `load` does."""
+    if not len(table):
+        raise ValueError(f"{table.files[0]} has no rows")
+    return _texts(spec.settled(), table, split, tokenizer)
+
+
 def _validation(spec: Text, there: Mapping[str, Any]) -> str | None:
     if spec.valid_split is None:
         return next((name for name in VALID_NAMES if name in there), None)

@@ -60,14 +60,16 @@ def source(
     except BaseException as error:
         blank.close()
         if isinstance(error, RuntimeError | TypeError | IndexError | AssertionError):
-            raise ValueError(f"{type(module).__name__} cannot run on {_shown(batch.main.input)}: {error}") from error
+            raise ValueError(
+                f"{type(module).__name__} cannot run on an input of {_shown(batch.main.input)}: {error}"
+            ) from error
         raise
     blank.preprocess = preprocess
     return blank.with_names(found.names)
 
 
 def _shown(value: Any) -> str:
-    """An input, for messages."""
+    """Shape and dtype of an input, or of each of its parts."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {list(one.shape)}" for name, one in value.items())
-    return f"an input of shape {list(value.shape)} and dtype {value.dtype}"
+        return ", ".join(f"{name} of {_shown(part)}" for name, part in value.items())
+    return f"shape {list(value.shape)} and dtype {value.dtype}"

@@ -18,6 +18,7 @@ from potstill.comparison import Comparison
 from potstill.evaluation.scores import summarise_scores
 from potstill.evaluation.summary import Cell
 from potstill.language import folder as folders
+from potstill.language.lora import merged
 from potstill.methods import LONE_STUDENT, parse
 from potstill.ranks import rank, wait
 from potstill.registry import MODEL, RESULT
@@ -47,6 +48,7 @@ class TextComparison(Comparison):
             alone = Trainee(spec, parse(LONE_STUDENT), self.setting.recipe.training_of(), seed, folder)
             alone.module = module
             teach(replace(self, setting=own), alone, registry.key(own, seed), "teacher")
+            module = merged(module)  # it was saved with its adapters added to the weights
             module.load_state_dict(folders.load_student(folder / MODEL).model.state_dict())
             kept = json.loads((folder / RESULT).read_text())
             self.card |= {name: kept[name] for name in ("seconds", "key") if name in kept}

@@ -74,6 +74,11 @@ def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
         difference = pairing.check([parse(text) for text in recipe.methods], tokenizer, theirs)
         both = [pairing.both(one, spec, tokenizer, theirs, context, reads) for one in (train, valid)]
         sides = [one for one, _ in both]
+    if not sides[1].answered:
+        raise ValueError(
+            f"{spec.name}: the texts to validate on have prompts only, so that nothing tells how good a student is; "
+            "give them responses (a validation file beside the training file), and put further prompts in data.extra"
+        )
     talk.say(f"data: {spec.name}, {len(train):,} training and {len(valid):,} validation texts")
     notes = [note for side in sides for note in side.notes]
     for note in notes:

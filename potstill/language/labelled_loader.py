@@ -138,7 +138,7 @@ class LabelledLoader:
         self.tokens, self.device = tokens, device
         self.samples, self.batch_size, self.steps = self.plan.samples, self.plan.batch_size, self.plan.steps
         lengths = tokens.offsets.diff().numpy()
-        self.batches = ByCount(lengths, self.plan, max(1, min(window, self.steps // 4)))
+        self.by_length = ByCount(lengths, self.plan, max(1, min(window, self.steps // 4)))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This rank's share of batches `start`, `start + 1`, … of an epoch.
@@ -150,7 +150,7 @@ class LabelledLoader:
         return self._batches(epoch, start)
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        for rows in self.batches.plan(epoch)[start:]:
+        for rows in self.by_length.plan(epoch)[start:]:
             part = len(rows) // self.plan.world
             mine = torch.from_numpy(rows[self.plan.rank * part : (self.plan.rank + 1) * part])
             # Nothing is augmented: every epoch shows the texts as they are.

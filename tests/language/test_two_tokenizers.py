@@ -90,7 +90,7 @@ def test_every_method_that_crosses_is_a_cell_of_an_ordinary_run(done):
     assert history(out, "uld")[-1]["terms"]["uld"] < history(out, "uld")[0]["terms"]["uld"]
     assert "report" not in history(out, "student")[-1], "nobody reads the teacher's view"
     own = history(out, "on_policy(tokens=6)+gold")[-1]["report"]
-    assert own["length"] == 6
+    assert 3 < own["length"] <= 6
     assert 0 < own["grouped"] <= 1
 
 

@@ -39,7 +39,8 @@ class TextComparison(Comparison):
     def learn_teacher(self) -> None:
         """Train the teacher, or load it, and look at what it is worth."""
         spec, folder, seed = self.setting.recipe.teacher, self.options.out / "teacher", self.options.seed
-        own = self.setting.other or self.setting  # the teacher may read the texts in tokens of its own
+        # Of two tokenizers, the teacher reads the texts in tokens of its own.
+        own = getattr(self.setting, "other", None) or self.setting
         module = own.network(spec, "teacher", seed)
         self.card = {"model": spec.name, "parameters": runs.parameters(module), "seconds": 0.0}
         if spec.taught:

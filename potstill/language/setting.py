@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from potstill.evaluation.scores import Measure
 from potstill.examples import Examples, source
 from potstill.hashing import hash_int
 from potstill.language import folder, models
+from potstill.language.crossing import CrossTokenizer
 from potstill.language.encode import Encoded
 from potstill.language.generation import Ends
 from potstill.language.judge import Judge
@@ -52,6 +53,10 @@ class TextSetting:
     notes: list[str]
     fingerprint: str
     """Of the tokenizer."""
+    other: TextSetting | None = None
+    """The same texts in the tokens of a teacher that has a tokenizer of its own, sample by sample."""
+    crossing: CrossTokenizer | None = None
+    """Who shows them to the teacher."""
     cached: None = None
     lessons = 1
     side_by_side = False
@@ -61,9 +66,10 @@ class TextSetting:
         return self.recipe.data.name
 
     @property
-    def digests(self) -> dict[str, str]:
+    def digests(self) -> dict[str, Any]:
         """What tells this data from other data."""
-        return {"train": self.train.digest, "valid": self.valid.digest, "tokenizer": self.fingerprint}
+        own = {"train": self.train.digest, "valid": self.valid.digest, "tokenizer": self.fingerprint}
+        return own if self.other is None else {**own, "teacher": self.other.digests}
 
     @property
     def learns_from(self) -> dict[str, Any]:
@@ -76,9 +82,11 @@ class TextSetting:
         judged = [] if self.judge is None else self.judge.measures
         return [*judged, Measure("loss", "loss", higher=False), Measure("token_accuracy", "next token %")]
 
-    @cached_property
+    @property
     def task(self) -> Language:
         return Language(
+            None if self.crossing is None else self.crossing.around(None),
+            lazy=self.crossing is None,
             vocabulary=real(self.tokenizer),
             judge=self.judge,
             ends=self.ends,
@@ -92,6 +100,8 @@ class TextSetting:
 
     def network(self, spec: LanguageModel, role: str, seed: int, teacher: nn.Module | None = None) -> nn.Module:
         """A network of the recipe, initialised as a function of (seed, role)."""
+        if self.other is not None and role == "teacher":
+            return self.other.network(spec, role, seed)
         return models.build(spec, self.tokenizer, hash_int(seed, role), teacher=teacher).to(self.device)
 
     def student(self, method: Method, seed: int, teacher: Source | None) -> nn.Module:
@@ -114,6 +124,8 @@ class TextSetting:
 
     def teacher(self, module: nn.Module, precision: Precision | None = None, spec: LanguageModel | None = None) -> Live:
         """A frozen source."""
+        if self.other is not None:
+            return self.other.teacher(module, precision, spec)
         probe = first(self.train, PROBE_ROWS, self.device)
         return source(module, probe, trained=False, preprocess=None, precision=precision or Precision(), task=self.task)
 
@@ -133,9 +145,10 @@ class TextSetting:
             world=world_size(),
             drop_last=fit.drop_last,
         )
+        info = DataInfo(len(self.train), loader.batch_size)
         return Examples(
             loader,
-            DataInfo(len(self.train), loader.batch_size),
+            info if self.crossing is None else self.crossing.info(info),
             first(self.train, PROBE_ROWS, self.device),
             lambda: batches(self.valid, EVALUATION_BATCH, self.device),
             lambda: batches(self.train, EVALUATION_BATCH, self.device),
@@ -174,6 +187,7 @@ class TextSetting:
         """The fastest precision for a step of these methods that needs no sampling, if there is one."""
         method = next((one for one in reversed(methods) if one.needs_teacher and one.scheme is None), methods[0])
         teacher = self.teacher(self.network(self.recipe.teacher, "teacher", seed))
+        apart = self.other is not None and method.needs_teacher
         return choose_precision(
             self.student(method, seed, teacher),
             teacher.module if method.needs_teacher else None,
@@ -183,5 +197,6 @@ class TextSetting:
             None,
             None,
             rounds,
+            guided=(lambda precision: self.teacher(copy.deepcopy(teacher.module), precision)) if apart else None,
             **self.others(seed),
         )

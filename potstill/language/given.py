@@ -71,7 +71,7 @@ class Given(TextSetting):
         if self.crossing is None:
             return self.teacher(teacher, precision)
         made = self.crossing(examples.probe, {}, Progress(0, 0, 1), 0).views[TEACHER]
-        task = Language(lazy=False, vocabulary=self.crossing.vocabulary[TEACHER])
+        task = Language(lazy=False, vocabulary=self.crossing.widths[TEACHER])
         return source(teacher, Batch({MAIN: made}), trained=False, preprocess=None, precision=precision, task=task)
 
 

@@ -8,7 +8,7 @@ interleaving needs both networks' logits at every token and stays in PyTorch.
     rollout = generator(prompt, prompt_mask, Sampling(max_new_tokens=256), Ends((151645,), 151643), seed=7)
     generator.refresh(student, folder)   # on-policy: vLLM reads the student's present weights
 
-Written for vLLM's `LLM.generate` with token prompts, `SamplingParams` and its workers' `reload_weights(weights_path=…)`,
+Written for vLLM's `LLM.generate` with token prompts, `SamplingParams` and `reload_weights(weights_path=…)` of workers
 as they are in the source of version 0.33; never run on a GPU by us.
 """
 

@@ -36,6 +36,10 @@ class TextComparison(Comparison):
     def learn_teacher(self) -> None:
         """Train the teacher, or load it, and look at what it is worth."""
         spec, folder, seed = self.setting.recipe.teacher, self.options.out / "teacher", self.options.seed
+        cached: Any = self.setting.cached
+        if cached is not None and cached.about.served is not None:  # nobody but the cache knows what it says
+            self.teacher, self.card = cached, {"model": cached.about.served, "cache": str(spec.cache), "seconds": 0.0}
+            return
         module = self.setting.network(spec, "teacher", seed)
         self.card = {"model": spec.name, "parameters": runs.parameters(module), "seconds": 0.0}
         if spec.taught:
@@ -57,6 +61,8 @@ class TextComparison(Comparison):
         self.card["scores"] = found.scores
         if rank() == 0 and not (folder / SAMPLES).exists():
             checkpoint.write_json(folder / SAMPLES, {"items": self.setting.samples(SHOWN)})
+        if cached is not None:
+            self.teacher, self.card["cache"] = cached, str(spec.cache)
 
     def kept(self, trainee: Trainee) -> tuple[dict[str, Any], Any]:
         """A trained network is evaluated and saved as a folder of transformers."""

@@ -18,6 +18,7 @@ from potstill.language.recipe import LanguageRecipe
 from potstill.language.scores import MEASURES
 from potstill.language.setting import TextSetting
 from potstill.language.spec import Text
+from potstill.language.stores import read_about
 from potstill.methods import Method, parse
 from potstill.precision import Precision
 
@@ -42,6 +43,7 @@ def checked(recipe: LanguageRecipe, options: Options) -> tuple[LanguageRecipe, l
         raise ValueError(f"seeds must be at least 1, got {recipe.seeds}")
     if recipe.teacher.derived:
         raise ValueError("teacher.name: only a student can be made from the teacher; name an architecture or a folder")
+    _check_cache(recipe)
     if options.precision != "auto" and Precision.named(options.precision).compiled:
         raise ValueError(f"precision {options.precision!r} compiles networks, which texts of many lengths make slow")
     notes = unused(recipe.fit, "fit")
@@ -54,8 +56,19 @@ def checked(recipe: LanguageRecipe, options: Options) -> tuple[LanguageRecipe, l
     return recipe, methods
 
 
+def _check_cache(recipe: LanguageRecipe) -> None:
+    if recipe.student.cache is not None:
+        raise ValueError("student.cache: the student is trained, so it cannot be cached; set teacher.cache")
+    folder = recipe.teacher.cache
+    if folder is not None and read_about(folder).served is None and not recipe.teacher.taught:
+        raise ValueError(
+            f"teacher.cache: the teacher {recipe.teacher.name!r} has no weights that the cache could be checked "
+            "against; name the folder of those that it was written from, e.g. --teacher ./RUN/teacher/model"
+        )
+
+
 def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
-    """The recipe with its texts as tokens."""
+    """The recipe with its texts as tokens, and the cache of its teacher, if it has one."""
     talk, spec = options.talk, recipe.data.settled()
     named = recipe.tokenizer or next((str(one.name) for one in (recipe.teacher, recipe.student) if one.taught), None)
     tokenizer = None if named is None else tokenizers.load(named, ends=spec.end is None)
@@ -75,7 +88,13 @@ def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
     longest = min(int(sides[0].responses.max()) or context // 2, context - int(sides[0].prompts.max()))
     judge = _judge(recipe, spec, sides[1], tokenizer, ends, longest)
     fingerprint = tokenizers.fingerprint(tokenizer)
-    return TextSetting(recipe, options.device, tokenizer, *sides, ends, longest, judge, notes, fingerprint)
+    setting = TextSetting(recipe, options.device, tokenizer, *sides, ends, longest, judge, notes, fingerprint)
+    setting = setting.with_cache(options.seed)
+    if (cached := setting.cached) is not None:
+        about = cached.about
+        what = f"the {about.k} most probable tokens" if about.kind == "top-k" else "hidden states"
+        talk.say(f"teacher: students learn from the cache {cached.folder}, {what} of {about.tokens:,} response tokens")
+    return setting
 
 
 def _context(spec: LanguageModel) -> int:

@@ -44,7 +44,7 @@ class Options:
     """Of the log-probabilities (top-k only): that of the losses which will read them."""
     dtype: str | None = None
     """How numbers are stored: float32, float16 or bfloat16. Left out: float32, and hidden states as computed."""
-    tokens: int = 8192
+    at_once: int = 8192
     """Most tokens that run at once, padding included."""
     served: str | None = None
     """Ask a server with OpenAI's completions API instead of the recipe's teacher, e.g. http://localhost:8000/v1 (vLLM,
@@ -122,7 +122,7 @@ def fill(recipe: LanguageRecipe, folder: Path, options: Options, talk: Talk) -> 
     if options.hidden and options.temperature != 1:
         raise ValueError("--temperature has no effect on hidden states, of which logits at any temperature are made")
     precision = Precision.named(options.precision)
-    signals = Signals(options.top_k, options.temperature, options.dtype, options.tokens)
+    signals = Signals(options.top_k, options.temperature, options.dtype, options.at_once)
     _check_teacher(recipe, options)
     recipe = replace(recipe, teacher=replace(recipe.teacher, cache=None))
     asked = comparison.Options(folder, usable(Share().device(options.device)), talk, precision=options.precision)

@@ -80,7 +80,10 @@ def grid(named: str | None, smoke: bool, root: str | None = None) -> tuple[Grid,
     recipe.
     """
     if named is None:
-        return Grid.of(recipe(None, smoke, root)[0]), None
+        made = recipe(None, smoke, root)[0]
+        if not isinstance(made, Recipe):
+            raise ValueError("a grid compares image classifiers; for texts: potstill distill --data.root FILE")
+        return Grid.of(made), None
     path = _found(named, "grid")
     made = _made(path, smoke, "grid") or _made(path, smoke, "recipe")
     if isinstance(made, Recipe):
@@ -135,10 +138,12 @@ def own(root: Path, smoke: bool = False) -> Recipe | LanguageRecipe:
 
 def texts(root: Path, smoke: bool = False) -> LanguageRecipe:
     """The same for prompts and responses: two small models that begin with random weights."""
-    fit = replace(FIT, epochs=1) if smoke else FIT
+    data, fit = Text(name=root.stem, root=root), FIT
+    if smoke:
+        data, fit = replace(data, train_rows=64, valid_rows=16), replace(FIT, epochs=1)
     return LanguageRecipe(
         title=f"{root.name}: a small language model from a larger one",
-        data=Text(name=root.stem, root=root, **({"train_rows": 64, "valid_rows": 16} if smoke else {})),
+        data=data,
         teacher=LanguageModel(layers=4, width=256, heads=4),
         student=LanguageModel(layers=2, width=128, heads=2),
         methods=("student", "skd"),

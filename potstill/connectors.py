@@ -151,6 +151,79 @@ def layer_shapes(
     return [(tuple(ours.shape), tuple(theirs.shape)) for ours, theirs in zip(students, teachers, strict=True)]
 
 
+class TokenLinear(nn.Linear):
+    """A linear map of each token's state, `[B, L, D_s] -> [B, L, D_t]`, in the dtype of its own weights."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(self.weight.dtype))  # autocast casts it back
+
+
+def mapped_layers(name: str, ours: int, theirs: int, first: int) -> list[int]:
+    """TinyBERT's map: for layer m of the student's M the place of the teacher's m N / M, among its taps.
+
+    `first` 0 says that taps begin with the embeddings, layer 0, and 1 that they do not. Raises ValueError, for the
+    objective `name`, where M does not divide N.
+
+    >>> mapped_layers("x", 4, 12, first=0), mapped_layers("x", 4, 12, first=1)
+    ([0, 3, 6, 9, 12], [2, 5, 8, 11])
+    """
+    if ours == theirs:
+        return list(range(ours + 1 - first))
+    if not ours or theirs % ours:
+        raise ValueError(
+            f"{name}: the student has {ours} layers and the teacher {theirs}, which is no multiple of it; name as many "
+            "taps on both sides in a potstill.Term, such as hidden0,hidden2,hidden5"
+        )
+    return [number * theirs // ours - first for number in range(first, ours + 1)]
+
+
+def check_pads(name: str, pads: str) -> None:
+    """Raises ValueError, for the objective `name`, where it is not known what becomes of padding."""
+    if pads not in ("ignored", "counted"):
+        raise ValueError(f"{name}: pads is ignored or counted, got {pads!r}")
+
+
+def check_tokens(
+    name: str, student: Tensor | tuple[Tensor, ...], teacher: Tensor | tuple[Tensor, ...], *, heads: bool = False
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Both sides, one tensor a tap. Raises ValueError, for the objective `name`, where one is no states of tokens
+    `[B, L, D]` (or `heads`: `[B, L, h, d]`), or the texts have different lengths.
+    """
+    lengths = set()
+    for side, values in (("student", as_tuple(student)), ("teacher", as_tuple(teacher))):
+        for value in values:
+            if value.ndim != 3 and not (heads and value.ndim == 4):
+                raise ValueError(
+                    f"{name}: a {side} tap has shape {list(value.shape)}, expected states of tokens [B, L, D], such as "
+                    "last_hidden"
+                )
+            lengths.add(value.shape[1])
+    if len(lengths) > 1:
+        raise ValueError(
+            f"{name}: texts of {' and '.join(map(str, sorted(lengths)))} tokens; both networks must read the same ones"
+        )
+    return as_tuple(student), as_tuple(teacher)
+
+
+def check_scores(
+    name: str, student: Tensor | tuple[Tensor, ...], teacher: Tensor | tuple[Tensor, ...]
+) -> tuple[int, int]:
+    """How many taps each side has. Raises ValueError, for the objective `name`, where one is no queries, keys or values
+    by heads `[B, L, h, d]`, or their numbers of heads differ.
+    """
+    ours, theirs = check_tokens(name, student, teacher, heads=True)
+    if any(value.ndim != 4 for value in (*ours, *theirs)):
+        raise ValueError(f"{name}: expected queries and keys by heads [B, L, h, d], such as layer1.q, layer1.k")
+    found = [sorted({value.shape[2] for value in side}) for side in (ours, theirs)]
+    if found[0] != found[1] or len(found[0]) > 1:
+        counts = [" and ".join(map(str, side)) for side in found]
+        raise ValueError(
+            f"{name}: the student has {counts[0]} attention heads and the teacher {counts[1]}; it compares them one by "
+            "one, so there must be as many. minilm_relations and hidden_mse do without"
+        )
+    return len(ours), len(theirs)
+
+
 def check_embeddings(name: str, *sides: Tensor | tuple[Tensor, ...]) -> None:
     """Raises ValueError, for the objective `name`, where a side is not one embedding `[B, D]`."""
     for value in sides:

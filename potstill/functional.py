@@ -155,6 +155,30 @@ def mean_of_rest(value: Float[Tensor, "B ..."]) -> Float[Tensor, "B"]:
     return value.flatten(1).mean(1)
 
 
+def token_mean(values: Float[Tensor, "B L"], keep: Bool[Tensor, "B L"]) -> Float[Tensor, "B"]:
+    """Mean over a sample's tokens that count; 0 where none does."""
+    kept = torch.where(keep, values, torch.zeros((), dtype=values.dtype, device=values.device))
+    return kept.sum(1) / keep.sum(1).clamp(min=1)
+
+
+def attention_scores(queries: Float[Tensor, "B L h d"], keys: Float[Tensor, "B L h d"]) -> Float[Tensor, "B h L L"]:
+    r"""$Q K^T / \sqrt d$ of each head, before the softmax."""
+    with full_precision(queries):
+        return (
+            torch.einsum("bqhd,bkhd->bhqk", at_least_float32(queries), at_least_float32(keys)) / keys.shape[-1] ** 0.5
+        )
+
+
+def attention_kl(
+    student: Float[Tensor, "B h L L"], teacher: Float[Tensor, "B h L L"], keep: Bool[Tensor, "B L"]
+) -> Float[Tensor, "B"]:
+    """Mean of KL(softmax of teacher's || softmax of student's rows) over heads and tokens, padding left out on both
+    axes.
+    """
+    ours, theirs = (log_probabilities(x.masked_fill(~keep[:, None, None], -torch.inf)) for x in (student, teacher))
+    return token_mean(kl(theirs, ours).mean(1), keep)
+
+
 def as_tuple(side: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """One side of an objective that may read several taps: an address of one tap gives a bare tensor."""
     return side if isinstance(side, tuple) else (side,)

@@ -60,7 +60,8 @@ class Method:
         if scheme is not None:
             expansion = "+".join(filter(None, (_scheme_written(scheme), expansion)))
             terms = [term for term in scheme.around(terms) if term.label != "ce" or term.weight != 0]
-        return cls(name, stages_of(terms), expansion, control, scheme)
+        before = () if scheme is None else scheme.before()
+        return cls(name, (*before, *stages_of(terms)), expansion, control, scheme)
 
     @property
     def terms(self) -> tuple[Term, ...]:

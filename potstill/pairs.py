@@ -148,20 +148,23 @@ class _Bench:
                 parameters = _count(other) - _count(student.module)
                 student = Remembered(_source(other, probe, trained=True))
             if method.scheme is not None:
-                # Where a scheme wants assistants, the teacher stands in: its answers are not what is counted.
-                engine = assemble(
-                    copy.deepcopy(student.module),
-                    self.teacher.network,
-                    method,
-                    self.examples,
-                    Fit(),
-                    assistants={"second": self.teacher.network},
-                    preprocess=Preprocess.identity(),
-                )
-                peers = (network for name, network in engine.system.networks.items() if name != "student")
-                held = engine.system.terms.buffers()
-                trained = _count(engine.system.terms) + sum(map(_count, peers))
-                return Added(trained, sum(value.numel() * value.element_size() for value in held))
+                for stage in method.stages:
+                    # Where a scheme wants assistants, the teacher stands in: its answers are not what is counted.
+                    engine = assemble(
+                        copy.deepcopy(student.module),
+                        self.teacher.network,
+                        method,
+                        self.examples,
+                        Fit(),
+                        stage=stage,
+                        assistants={"second": self.teacher.network},
+                        preprocess=Preprocess.identity(),
+                    )
+                    peers = (network for name, network in engine.system.networks.items() if name != "student")
+                    held = engine.system.terms.buffers()
+                    parameters += _count(engine.system.terms) + sum(map(_count, peers))
+                    buffers.append(sum(value.numel() * value.element_size() for value in held))
+                return Added(parameters, max(buffers))
             for stage in method.stages:
                 sources = {"student": student, "teacher": self.teacher}
                 wired = wire(stage.terms, sources, Classify(), probe, self.examples.info)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from potstill.callbacks import Callback
     from potstill.examples import Examples
     from potstill.recipe import Fit
+    from potstill.stages import Stage
     from potstill.terms import Term
 
 
@@ -65,13 +66,15 @@ class Scheme:
     matches: ClassVar[str] = ""
     """As of an objective."""
     reconstruction: ClassVar[bool] = False
-    """Neither code nor equations are public: what it does is our reading."""
+    """Neither the authors' code nor their equations were at hand: what it does is our reading."""
     needs_teacher: ClassVar[bool] = True
     """It listens to the recipe's teacher, whether or not a term names it."""
     needs_labels: ClassVar[bool] = False
     """Its sources or its examples are made with labels, whatever its terms need."""
     classifies: ClassVar[bool] = False
     """Its losses train the student's classifier, though none is written on `student:output`."""
+    wants: ClassVar[str] = ""
+    """As of an objective."""
     example: ClassVar[str] = ""
     """How it is written where the bare name does not stand alone."""
     modifies: ClassVar[bool] = False
@@ -90,6 +93,10 @@ class Scheme:
 
     def terms(self) -> tuple[Term, ...]:
         """Its losses, label term included."""
+        return ()
+
+    def before(self) -> tuple[Stage, ...]:
+        """Stages of its own, in front of those that its losses bring."""
         return ()
 
     def around(self, terms: Sequence[Term]) -> list[Term]:
@@ -137,6 +144,9 @@ class Several(Scheme):
     def adapt(self, student: Network, batch: Batch, peer: Callable[[str], nn.Module], seed: int) -> nn.Module:
         (part,) = (part for part in self.parts if part.adapts)
         return part.adapt(student, batch, peer, seed)
+
+    def before(self) -> tuple[Stage, ...]:
+        return tuple(stage for part in self.parts for stage in part.before())
 
     def around(self, terms: Sequence[Term]) -> list[Term]:
         found = list(terms)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from potstill.compiling import compiled
 from potstill.data.preprocess import Preprocess
 from potstill.errors import did_you_mean
+from potstill.language.layers import GROUPS, Layers, find_layers, is_name
 from potstill.precision import Precision, lay_out
 from potstill.taps import Taps, stages_of
 from potstill.types import Batch, Follows, Objective, Outputs, Source, Stateful, Task, View
@@ -66,9 +68,14 @@ class Network:
         return digest.hexdigest()[:16]
 
     def expand(self, taps: Sequence[str]) -> tuple[str, ...]:
-        """`stages` means every stage that the probe found, `stages.pre` the same before activation."""
+        """`stages` means every stage that the probe found, `stages.pre` the same before activation; `hiddens` and the
+        like every layer of a transformer (`language/layers.py`).
+        """
         found: list[str] = []
         for tap in taps:
+            if tap in GROUPS and tap not in dict(self._module.named_modules()):
+                found.extend(self._layers.group(tap))
+                continue
             if tap not in ("stages", "stages.pre"):
                 found.append(tap)
                 continue
@@ -86,8 +93,23 @@ class Network:
                 usual = name in USUAL or stages_of([name.removesuffix(".pre")])
                 if name not in self.names and usual:
                     raise ValueError(self._lacks(name))
-            self._taps[key] = Taps(self._module, {name: self.names.get(name, name) for name in key}, also=self.names)
+            self._taps[key] = Taps(self._module, {name: self._path(name) for name in key}, also=self.names)
         return self._taps[key]
+
+    @cached_property
+    def _layers(self) -> Layers:
+        return find_layers(self._module)
+
+    def _path(self, name: str) -> str:
+        if name in self.names or not is_name(name) or name in dict(self._module.named_modules()):
+            return self.names.get(name, name)
+        known = self._layers.names
+        if name not in known:
+            raise ValueError(
+                f"{type(self._module).__name__} has no {name!r}: it has {len(self._layers.queries)} layers; "
+                + did_you_mean(name, known)
+            )
+        return known[name]
 
     def _lacks(self, name: str) -> str:
         found = f"the probe found {', '.join(sorted(self.names)) or 'nothing'}"

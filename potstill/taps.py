@@ -4,8 +4,9 @@
     outputs = taps(lambda: model(x))          # Outputs(output, {"hint": …, "before": …})
 
 A path means that module's output; with `.input` appended, its first input. With `.map` behind that, tokens `[B, N, D]`
-or a map `[B, H, W, D]` are read as `[B, D, H, W]`: `blocks.3.map` (a square), `blocks.3.map4x6`. Hooks live only inside
-one call.
+or a map `[B, H, W, D]` are read as `[B, D, H, W]`: `blocks.3.map` (a square), `blocks.3.map4x6`; with `.heads64`, a
+width as heads of 64 numbers, `[B, N, h, 64]`; with `.part1of3`, the first third of a width. Hooks live only inside one
+call.
 """
 
 from __future__ import annotations
@@ -25,16 +26,22 @@ from potstill.places import Watch
 from potstill.types import Answer, Outputs
 
 _AS_MAP = re.compile(r"(?P<path>.+)\.map(?:(?P<height>\d+)x(?P<width>\d+))?")
+_OF_WIDTH = re.compile(r"(?P<path>.+?)(?:\.part(?P<part>[1-9]\d*)of(?P<parts>[1-9]\d*))?(?:\.heads(?P<head>[1-9]\d*))?")
 
 
 @dataclass(frozen=True)
 class Point:
-    """A module's output or first input, as it is or (`as_map`) laid out as a map `[B, C, H, W]` of this size."""
+    """A module's output or first input, as it is or (`as_map`) laid out as a map `[B, C, H, W]` of this size.
+
+    `part` is which of how many equal parts of the last dimension, `head` the size of the heads that it is cut into.
+    """
 
     path: str
     of_input: bool = False
     as_map: bool = False
     size: tuple[int, int] | None = None
+    part: tuple[int, int] | None = None
+    head: int | None = None
 
     @classmethod
     def parse(cls, text: str, modules: Container[str]) -> Point | None:
@@ -46,6 +53,15 @@ class Point:
             inner = cls.parse(match["path"], modules)
             size = None if match["height"] is None else (int(match["height"]), int(match["width"]))
             return None if inner is None or inner.as_map else replace(inner, as_map=True, size=size)
+        match = _OF_WIDTH.fullmatch(text)
+        if match and match["path"] != text:
+            inner = cls.parse(match["path"], modules)
+            part = None if match["part"] is None else (int(match["part"]), int(match["parts"]))
+            head = None if match["head"] is None else int(match["head"])
+            cut = inner is not None and (inner.as_map or inner.part or inner.head)
+            return (
+                None if inner is None or cut or (part and part[0] > part[1]) else replace(inner, part=part, head=head)
+            )
         stem = text.removesuffix(".input")
         return cls(stem, of_input=True) if stem != text and stem in modules else None
 
@@ -61,7 +77,7 @@ class Point:
                 "tap a submodule"
             )
         if not self.as_map:
-            return value
+            return self._of_width(name, value)
         found = as_map(value, self.size)
         if found is None:
             wanted = "x".join(map(str, self.size)) if self.size else "square"
@@ -70,6 +86,18 @@ class Point:
                 f"[B, N, D] that end in those of a {wanted} map, or a map [B, H, W, C]"
             )
         return found
+
+    def _of_width(self, name: str, value: Tensor) -> Tensor:
+        width = value.shape[-1] if value.ndim else 0
+        parts, head = self.part[1] if self.part else 1, self.head or 1
+        if width % (parts * head):
+            raise ValueError(
+                f"tap {name!r}: module {self.path!r} gives {width} numbers a token, which are no {parts} equal part(s) "
+                f"in heads of {head}"
+            )
+        if self.part:
+            value = value.chunk(parts, -1)[self.part[0] - 1]
+        return value.unflatten(-1, (-1, head)) if self.head else value
 
 
 def as_map(value: Tensor, size: tuple[int, int] | None = None) -> Tensor | None:

@@ -144,9 +144,10 @@ class Wired(nn.Module):
         return found
 
     def _extra(self, view: View, need: str) -> Tensor:
-        value = getattr(view, need, None) if need in ("label", "index") else view.extras.get(need)
+        parts = view.input if isinstance(view.input, Mapping) else {}  # of a text: its attention mask, say
+        value = getattr(view, need, None) if need in ("label", "index") else view.extras.get(need, parts.get(need))
         if value is None:
-            given = ["index", *([] if view.label is None else ["label"]), *view.extras]
+            given = ["index", *([] if view.label is None else ["label"]), *view.extras, *parts]
             raise ValueError(
                 f"term {self.name!r} needs {need!r}, which the data does not give for view {self.view!r}; it gives "
                 f"{', '.join(sorted(given))}"

@@ -158,7 +158,7 @@ def _listen(system: System, drafts: list[Wired], batch: Batch) -> SourceOutputs:
     with torch.no_grad(), untouched(modules):
         said = probing.listen(batch, probing.wanted, key=0)
         answers = [(name, view.output) for name, views in said.items() for view in views.values()]
-        parts = [(name, type(one).__name__) for name, one in answers if not isinstance(one, Tensor)]
+        parts = [(name, type(one).__name__) for name, one in answers if isinstance(one, LazyLogits | TopLogits)]
         if parts and system.task.combine_scope == "batch":
             raise ValueError(
                 f"{type(system.task).__name__} relates the samples of a batch and needs whole answers, and source "

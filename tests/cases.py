@@ -44,7 +44,7 @@ class Case:
 
     def build(self, dtype=torch.float64, seed: int = 0) -> Objective:
         torch.manual_seed(seed)
-        labels = torch.arange(50) % self.classes
+        labels = self.extras.get("label", torch.arange(50) % self.classes)
         data = DataInfo(samples=50, batch_size=self.rows, classes=self.classes, labels=labels)
         student, teacher = self.sides(dtype)
         return OBJECTIVES[self.name].sized(student, teacher, data, self.modules, **self.options).to(dtype)
@@ -94,6 +94,10 @@ AS_RELEASED = {
 
 NEIGHBOURS = {"permuting_the_batch_permutes_the_units": "only neighbouring rows are compared, as released"}
 
+TEXT = {"attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0]]).bool()}
+"""Padding behind and in front of a text."""
+HEADS, WIDER = (4, 3, 2, 1), (4, 3, 2, 2)
+"""Queries, keys or values of two heads."""
 CUT = torch.tensor([[0, 0, 1, 2], [0, 1, 1, -1], [0, 1, 2, 3], [0, 0, 0, 0], [0, 1, -1, -1]])
 """Groups of tokens of the same bytes; `OTHER_CUT` are those of the same five texts by another tokenizer."""
 OTHER_CUT = torch.tensor([[0, 1, 1, 2, 2], [0, 0, 1, 1, -1], [0, 1, 2, 3, -1], [0, 0, -1, -1, -1], [0, 1, 1, 1, 1]])
@@ -106,6 +110,9 @@ CUT_OTHERWISE = {"zero_at_match": "the two sides' tokens are cut otherwise, so t
 CASES = [
     Case("ce", (7, 10), None, waive=NO_PAPER),
     Case("ce", (5, 3, 10), None, units=(5, 3), waive=NO_PAPER),
+    Case("score_mse", (7, 1), None, extras={"label": torch.linspace(0, 5, 7)}, waive=NO_PAPER),
+    Case("logit_mse", (7, 10), (7, 10)),
+    Case("logit_mse", (5, 3, 1), (5, 3, 1), units=(5, 3)),
     Case("crd", (7, 6), (7, 6), {"width": 4, "negatives": 20, "exclude": "self"}),
     Case("crd", (7, 6), (7, 9), {"width": 4, "negatives": 20, "memory": "fifo", "order": "score_first"}),
     Case("crd", (7, 6), (7, 9), {"width": 4, "negatives": 20, "memory": "fifo"}, waive=OWN_KEY),
@@ -137,11 +144,11 @@ CASES = [
     Case("akl", (5, 3, 10), (5, 3, 10), units=(5, 3), waive=CONSTANT_SHARE),
     Case("jsd", (4, 10), (4, 10), {"beta": 0.0}),
     Case("jsd", (5, 10), (5, 10), {"beta": 1.0}),
-    Case("uld", (5, 3, 10), (5, 3, 12), units=(5, 3), extras={"teacher_mask": CUT[:, :3] >= 0}),
-    Case("gold", (5, 4, 10), (5, 4, 12), units=(5, 4), extras=TOKENS),
-    Case("gold", (5, 4, 7), (5, 4, 7), {"hybrid": True, "matched": ALIKE, "beta": 0.0}, units=(5, 4), extras=TOKENS),
-    Case("gold", (5, 4, 7), (5, 5, 9), NAMED, units=(5, 4), extras=OTHER_TOKENS, waive=CUT_OTHERWISE),
-    Case("gold", (5, 4, 9), (5, 5, 8), {"merge": "observed"}, units=(5, 4), extras=OTHER_TOKENS, waive=CUT_OTHERWISE),
+    Case("uld", (5, 3, 5), (5, 3, 6), units=(5, 3), extras={"teacher_mask": CUT[:, :3] >= 0}),
+    Case("gold", (5, 4, 5), (5, 4, 6), units=(5, 4), extras=TOKENS),
+    Case("gold", (5, 4, 5), (5, 4, 5), {"hybrid": True, "matched": ALIKE, "beta": 0.0}, units=(5, 4), extras=TOKENS),
+    Case("gold", (5, 4, 5), (5, 5, 7), NAMED, units=(5, 4), extras=OTHER_TOKENS, waive=CUT_OTHERWISE),
+    Case("gold", (5, 4, 5), (5, 5, 6), {"merge": "observed"}, units=(5, 4), extras=OTHER_TOKENS, waive=CUT_OTHERWISE),
     Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20}),
     Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20, "version": "2025"}),
     Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20, "memory": "momentum"}),
@@ -176,6 +183,16 @@ CASES = [
     Case("sp", (7, 3, 4, 2), (7, 6, 2, 2)),
     Case("sp", ((7, 3, 4), (7, 6)), ((7, 2, 4), (7, 9))),
     Case("cc", (7, 6), (7, 9), {"width": 4}, waive=NEIGHBOURS),
+    Case("hidden_mse", ((4, 3, 3),) * 2, ((4, 3, 2),) * 3, extras=TEXT),
+    Case("hidden_mse", ((4, 3, 2),) * 2, ((4, 3, 2),) * 2, {"projection": "paper", "pads": "counted"}, extras=TEXT),
+    Case("hidden_mse", (4, 3, 3), (4, 3, 3), {"projection": "none"}, extras=TEXT),
+    Case("hidden_cosine", (4, 3, 3), (4, 3, 3), units=(4, 3)),
+    Case("hidden_cosine", (4, 3, 3), (4, 3, 2), {"per": "sample"}, extras=TEXT),
+    Case("attention_mse", (HEADS,) * 2, (WIDER,) * 4, extras=TEXT),
+    Case("attention_mse", (HEADS,) * 2, (HEADS,) * 2, {"pads": "counted"}, extras=TEXT),
+    Case("minilm_relations", (HEADS,) * 3, ((4, 3, 4, 3),) * 3, {"heads": 2}, extras=TEXT),
+    Case("minilm_relations", (4, 3, 2), (4, 3, 4), {"heads": 1}, extras=TEXT),
+    Case("minilm_attention", (HEADS,) * 3, (WIDER,) * 3, extras=TEXT),
     Case("vid", ((5, 3, 4, 4), (5, 2, 3, 2)), ((5, 6, 2, 4), (5, 4, 5, 2))),
     Case("vid", (5, 3, 4, 4), (5, 6, 4, 4), {"hidden": 2, "initial_variance": 1.0}),
     Case("rkd", (7, 6), (7, 9)),

@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,12 +31,20 @@ CASES = {
     "ema": "ema(decay=0.5)+kd",
     "hkd": "hkd",
     "mixup_kd": "mixup_kd",
+    "okd": "okd(rank=2,rate=0.1,mu=0.5)",
     "one": "one",
     "r2kd": "r2kd(augment=cutmixpick,rank=soft)",
     "takd": "takd",
     "teachers": "teachers(of=teacher/second,weights=2/1)+kd",
 }
 """A method string for each scheme."""
+TEXT_SCHEMES = {
+    "distilbert": "tests/language/test_encoder_methods.py",
+    "minilm": "tests/language/test_encoder_methods.py",
+    "tinybert": "tests/language/test_encoder_methods.py",
+    "mixkd": "tests/language/test_mixkd.py",
+}
+"""Schemes that need texts, and where they are put through such checks."""
 FIT = Fit(epochs=3, batch_size=25, lr=0.1, schedule="constant", checkpoint_steps=1)
 STOPS = 5  # of twelve steps: in the second epoch
 
@@ -86,7 +95,9 @@ def weights(run):
 
 
 def test_every_scheme_has_a_case():
-    assert CASES.keys() == SCHEMES.keys()
+    assert CASES.keys() | TEXT_SCHEMES.keys() == SCHEMES.keys()
+    assert not CASES.keys() & TEXT_SCHEMES.keys()
+    assert all((Path(__file__).parents[1] / place).is_file() for place in TEXT_SCHEMES.values())
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -33,6 +33,8 @@ SHOWN = 20
 class TextComparison(Comparison):
     """One run of a `LanguageRecipe`, while it runs."""
 
+    setting: Any  # a TextSetting
+
     def learn_teacher(self) -> None:
         """Train the teacher, or load it, and look at what it is worth."""
         spec, folder, seed = self.setting.recipe.teacher, self.options.out / "teacher", self.options.seed

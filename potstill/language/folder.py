@@ -20,12 +20,11 @@ from potstill.language import tokenizers
 from potstill.language.extra import need, silent, told
 from potstill.language.heads import plain, unwrapped
 from potstill.language.lora import adapted, merged
+from potstill.registry import MODEL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FOLDER = "student"
-"""Where in a run's folder the student of that run lies."""
 CARD = "potstill.json"
 """What is known about a student, in its folder."""
 SHORT = 512
@@ -107,7 +106,7 @@ def load_student(run: str | Path) -> Loaded:
     if folder is None:
         path = Path(run)
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = f"no config.json in it or in {path / FOLDER}" if path.is_dir() else did_you_mean(path.name, beside)
+        hint = f"no config.json in it or in {path / MODEL}" if path.is_dir() else did_you_mean(path.name, beside)
         raise ValueError(f"{path} holds no language model: {hint}")
     transformers = need("transformers", "a language model")
     with told(str(folder)), silent():
@@ -127,7 +126,7 @@ def load_student(run: str | Path) -> Loaded:
 
 def student_folder(run: str | Path) -> Path | None:
     """The folder of a language model: `run` itself, or the student in it; None where there is neither."""
-    return next((path for path in (Path(run), Path(run) / FOLDER) if (path / "config.json").is_file()), None)
+    return next((path for path in (Path(run), Path(run) / MODEL) if (path / "config.json").is_file()), None)
 
 
 def how_to_load(run: str | Path) -> str | None:

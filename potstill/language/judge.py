@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,7 +29,7 @@ class Judge:
     """
 
     tokenizer: Any
-    prompts: Sequence[Sequence[int]]
+    prompts: Sequence[Sequence[int] | np.ndarray]
     texts: Sequence[str]
     references: Sequence[Sequence[str]]
     scores: Mapping[str, Scorer]

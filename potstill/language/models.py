@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TEACHER = "teacher"
 """The name of a student that is made from its teacher."""
+CONTEXT = 512
+"""Most tokens of a sequence of a new network, where nothing else is said."""
 SIZES = ("layers", "width", "inner", "heads", "kv_heads", "context", "tied")
 CUT = ("layers", "kv_heads", "tied")
 """Sizes that a student made from its teacher takes from it, or from `from_teacher`."""
@@ -161,7 +163,7 @@ def build(
         elif spec.stored:
             model = stored(spec)
         else:
-            model = new(spec, count, marks)
+            model = new(spec, count, marks, CONTEXT)
     rows = _rows(model)
     if rows < count:
         raise ValueError(f"{spec.name} has {rows} tokens in its vocabulary, and the tokenizer has {count}")

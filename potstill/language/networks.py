@@ -24,7 +24,7 @@ HEADS = {
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
 
 
-def new(spec: LanguageModel, count: int, marks: dict[str, int]) -> nn.Module:
+def new(spec: LanguageModel, count: int, marks: dict[str, int], context: int) -> nn.Module:
     """A network of an architecture with random weights and the sizes of `spec`."""
     transformers = need("transformers", f"the language model {spec.name}")
     known = _known(spec.head)
@@ -44,7 +44,7 @@ def new(spec: LanguageModel, count: int, marks: dict[str, int]) -> nn.Module:
         "hidden_size": width,
         "num_hidden_layers": spec.layers or 4,
         "num_attention_heads": heads,
-        "max_position_embeddings": spec.context or 512,
+        "max_position_embeddings": spec.context or context,
         "vocab_size": -(-count // spec.pad_to) * spec.pad_to,
         "tie_word_embeddings": spec.tied is not False,
         "bos_token_id": None,
@@ -60,7 +60,7 @@ def new(spec: LanguageModel, count: int, marks: dict[str, int]) -> nn.Module:
             sizes["num_key_value_heads"] = spec.kv_heads or heads
         elif spec.kv_heads is not None:
             raise ValueError(f"kv_heads={spec.kv_heads} has no effect: its heads do not share keys and values")
-        if getattr(plain, "head_dim", None) is not None:
+        if plain.to_dict().get("head_dim") is not None:  # falcon has it as a property
             sizes["head_dim"] = width // heads
         if spec.head == "classify":
             sizes["num_labels"] = spec.labels
@@ -72,16 +72,8 @@ def new(spec: LanguageModel, count: int, marks: dict[str, int]) -> nn.Module:
 def stored(spec: LanguageModel) -> nn.Module:
     """A network of a folder or of the hub, with its weights; at random where a folder holds only a configuration."""
     folder, place = spec.folder, spec.name
-    if folder is None and place.startswith((".", "/", "~")):
-        path = Path(place).expanduser()
-        beside = [str(entry) for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
-        raise ValueError(f"there is no folder {path}" + (f"; {did_you_mean(str(path), beside)}" if beside else ""))
-    if folder is not None and not (folder / "config.json").is_file():
-        raise ValueError(f"{place}: {folder} holds no config.json, which model.save_pretrained(folder) writes")
-    transformers = need("transformers", f"the language model {place}")
-    hint = "" if folder is not None else f"there is no folder {place} either; give one where the hub cannot be reached"
-    with told(place, hint), silent():
-        config = transformers.AutoConfig.from_pretrained(str(folder or place), trust_remote_code=False)
+    config = configuration(spec)
+    with told(place), silent():
         if spec.head == "classify" and (not spec.taught or config.num_labels != spec.labels):
             config.num_labels = spec.labels
         _check_causal(spec, without_dropout(spec, config))
@@ -121,6 +113,24 @@ def _check_causal(spec: LanguageModel, config: Any) -> None:
         raise ValueError(
             f"a {config.model_type} is an encoder, whose tokens see the next one; use head=masked or classify"
         )
+
+
+def configuration(spec: LanguageModel) -> Any:
+    """The configuration of a network of a folder or of the hub.
+
+    Raises ValueError for a folder that is not there or holds none, and for a hub that cannot be reached.
+    """
+    folder, place = spec.folder, spec.name
+    if folder is None and place.startswith((".", "/", "~")):
+        path = Path(place).expanduser()
+        beside = [str(entry) for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+        raise ValueError(f"there is no folder {path}" + (f"; {did_you_mean(str(path), beside)}" if beside else ""))
+    if folder is not None and not (folder / "config.json").is_file():
+        raise ValueError(f"{place}: {folder} holds no config.json, which model.save_pretrained(folder) writes")
+    transformers = need("transformers", f"the language model {place}")
+    hint = "" if folder is not None else f"there is no folder {place} either; give one where the hub cannot be reached"
+    with told(place, hint), silent():
+        return transformers.AutoConfig.from_pretrained(str(folder or place), trust_remote_code=False)
 
 
 def class_of(spec: LanguageModel) -> Any:

@@ -41,8 +41,8 @@ class Buffer:
         prompt, prompt_mask = padded([row[1] for row in some], left=True)
         response, mask = padded([row[2] for row in some])
         index = torch.tensor([row[0] for row in some])
-        parts = (part.to(device) for part in (prompt, prompt_mask, response, mask, index))
-        return Batch({MAIN: teaching(*parts)})
+        one, two, three, four, five = (part.to(device) for part in (prompt, prompt_mask, response, mask, index))
+        return Batch({MAIN: teaching(one, two, three, four, five)})
 
     def state_dict(self) -> dict[str, Tensor]:
         sides = {"prompts": [row[1] for row in self.rows], "responses": [row[2] for row in self.rows]}

@@ -14,6 +14,7 @@ from potstill.language.encode import Encoded, encode
 from potstill.language.generation import Ends
 from potstill.language.judge import Judge
 from potstill.language.models import LanguageModel
+from potstill.language.networks import configuration
 from potstill.language.recipe import LanguageRecipe
 from potstill.language.scores import MEASURES
 from potstill.language.setting import TextSetting
@@ -88,7 +89,9 @@ def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
     longest = min(int(sides[0].responses.max()) or context // 2, context - int(sides[0].prompts.max()))
     judge = _judge(recipe, spec, sides[1], tokenizer, ends, longest)
     fingerprint = tokenizers.fingerprint(tokenizer)
-    setting = TextSetting(recipe, options.device, tokenizer, *sides, ends, longest, judge, notes, fingerprint)
+    setting = TextSetting(
+        recipe, options.device, tokenizer, sides[0], sides[1], ends, longest, judge, notes, fingerprint
+    )
     setting = setting.with_cache(options.seed)
     if (cached := setting.cached) is not None:
         about = cached.about
@@ -103,10 +106,8 @@ def _context(spec: LanguageModel) -> int:
         return spec.context or sys.maxsize
     if not spec.stored:
         return spec.context or models.CONTEXT
-    from potstill.language.networks import configuration
-    from potstill.language.reading import context
-
-    return context(configuration(spec)) or sys.maxsize
+    config = configuration(spec).get_text_config()
+    return getattr(config, "max_position_embeddings", None) or sys.maxsize
 
 
 def _judge(

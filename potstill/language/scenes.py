@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from potstill.language.generation import Sampling
 from potstill.language.writers import Alone, lasting
 from potstill.scheme import Scene
 from potstill.tasks.language import Language
+from potstill.types import MAIN
 
 
 def plain(scene: Scene, method: str, answered: bool = False) -> Language:
@@ -27,8 +29,13 @@ def plain(scene: Scene, method: str, answered: bool = False) -> Language:
     return task
 
 
+def columns(task: Language) -> int | None:
+    """How many columns of the student's logits are tokens."""
+    return task.vocabulary.get(MAIN) if isinstance(task.vocabulary, Mapping) else task.vocabulary
+
+
 def alone(scene: Scene, who: str, method: str, options: Any) -> Alone:
     """One network writes, as a scheme's options temperature, top_p, top_k and tokens say."""
     task = plain(scene, method)
     sampling = Sampling(options.temperature, options.top_p, options.top_k)
-    return Alone(who, method, task.ends, lasting(sampling, options.tokens, task.longest), task.vocabulary)
+    return Alone(who, method, task.ends, lasting(sampling, options.tokens, task.longest), columns(task))

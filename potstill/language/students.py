@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from potstill.language.distilbert import as_distilbert
 from potstill.language.heads import plain, unwrapped
 from potstill.language.lora import merged
-from potstill.language.narrowing import INNER, Cut, Sizes, choose
+from potstill.language.narrowing import INNER, Cut, Kept, Sizes, choose
 
 Rule = Literal["spread", "first", "blocks"]
 UNEQUAL = "scale_attn_by_inverse_layer_idx"
@@ -114,39 +114,42 @@ def from_teacher(
     layers = kept_layers(total, keep, rule)
     if len(layers) < total and getattr(own, UNEQUAL, False):
         raise ValueError(f"the teacher's layers depend on their places ({UNEQUAL}): all of them must stay")
-    sizes, free = Sizes.of(own), hasattr(own, "head_dim")
-    smaller = sizes.narrower(width, inner, heads, context, free)
-    config = _configuration(own, layers, sizes, smaller, changes or {})
+    narrow = None
+    if any(size is not None for size in (width, inner, heads, context)):
+        sizes = Sizes.of(own)
+        smaller = sizes.narrower(width, inner, heads, context, free="head_dim" in own.to_dict())
+        narrow = choose(sizes, smaller, state, [f"{theirs}.{layer}." for layer in layers], cut)
+    config = _configuration(own, layers, None if narrow is None else narrow.student, changes or {})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         build = made.from_config if hasattr(made, "from_config") else made._from_config
         wanted = dtype or next(source.parameters()).dtype
         student = build(config, dtype=wanted, **({"attn_implementation": attention} if attention else {}))
     names = {name: _renamed(name, theirs, layers) for name in student.state_dict()}
-    stacks = [f"{theirs}.{layer}." for layer in layers]
-    kept = choose(sizes, smaller, state, stacks, cut) if smaller != sizes else None
-    _fill(student, names, {name: state[name] for name in names.values() if name in state}, kept)
+    _fill(student, names, {name: state[name] for name in names.values() if name in state}, narrow)
     if getattr(source, "generation_config", None) is not None and hasattr(student, "generation_config"):
         student.generation_config = copy.deepcopy(source.generation_config)
     return student
 
 
-def _configuration(own: Any, layers: Sequence[int], sizes: Sizes, smaller: Sizes, changes: Mapping[str, Any]) -> Any:
+def _configuration(own: Any, layers: Sequence[int], smaller: Sizes | None, changes: Mapping[str, Any]) -> Any:
     config, total = copy.deepcopy(own), own.num_hidden_layers
     config.num_hidden_layers = len(layers)
     for name, value in vars(own).items():
         if "layer" in name and isinstance(value, list | tuple) and len(value) == total:  # one entry a layer
             setattr(config, name, type(value)(value[layer] for layer in layers))
-    if smaller != sizes:
+    if smaller is not None:
         config.hidden_size, config.num_attention_heads = smaller.width, smaller.heads
         config.max_position_embeddings = smaller.context
         setattr(config, next(name for name in INNER if hasattr(own, name)), smaller.inner)
         if hasattr(own, "num_key_value_heads"):
             config.num_key_value_heads = smaller.groups
-        if hasattr(own, "head_dim"):
+        if "head_dim" in own.to_dict():
             config.head_dim = smaller.head
     for name, value in changes.items():
         setattr(config, name, value)
+    if hasattr(config, "validate_architecture"):  # transformers asks it when the student is loaded: better now
+        config.validate_architecture()
     return config
 
 
@@ -158,7 +161,7 @@ def _renamed(name: str, stack: str, layers: Sequence[int]) -> str:
     return f"{stack}.{layers[int(place)]}{dot}{rest}"
 
 
-def _fill(student: Any, names: Mapping[str, str], state: Mapping[str, Tensor], kept: Any) -> None:
+def _fill(student: Any, names: Mapping[str, str], state: Mapping[str, Tensor], kept: Kept | None) -> None:
     own, ready, absent = student.state_dict(), {}, []
     base = f"{getattr(student, 'base_model_prefix', '')}."
     for name, theirs in names.items():

@@ -104,7 +104,7 @@ def _placed(view: View) -> dict[str, Tensor]:
     return {"position_ids": counted, **view.input, "attention_mask": mask.bool()}
 
 
-def padded(rows: Sequence[Sequence[int]], *, left: bool = False, pad: int = 0) -> tuple[Tensor, Tensor]:
+def padded(rows: Sequence[Sequence[int] | np.ndarray], *, left: bool = False, pad: int = 0) -> tuple[Tensor, Tensor]:
     """Rows of unequal length as `[B, longest]` int64, and which entries are real.
 
     >>> padded([[5, 6], [7]], left=True)[0].tolist()

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from potstill.types import Answer, LazyLogits
 
 PROBES = (
@@ -96,7 +98,9 @@ def narrowed(answer: Answer, width: int | None) -> Answer:
     if isinstance(answer, LazyLogits):
         bias = None if answer.bias is None else answer.bias[:width]
         return replace(answer, weight=answer.weight[:width], bias=bias)
-    return answer[..., :width]
+    if isinstance(answer, Tensor):
+        return answer[..., :width]
+    raise ValueError("a teacher that is known by its largest log-probabilities has no columns to leave out")
 
 
 def _texts(*tokenizers: Any) -> Iterator[str]:

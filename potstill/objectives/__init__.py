@@ -4,6 +4,7 @@ from potstill.objectives.ab import AB
 from potstill.objectives.afd import AFD
 from potstill.objectives.akl import AKL
 from potstill.objectives.at import AT
+from potstill.objectives.attention_mse import AttentionMSE
 from potstill.objectives.cc import CC
 from potstill.objectives.crd import CRD
 from potstill.objectives.cross_entropy import CrossEntropy
@@ -15,11 +16,15 @@ from potstill.objectives.fitnet import FitNet
 from potstill.objectives.fsp import FSP
 from potstill.objectives.ft import FT, FTParaphraser
 from potstill.objectives.gold import GOLD
+from potstill.objectives.hidden_cosine import HiddenCosine
+from potstill.objectives.hidden_mse import HiddenMSE
 from potstill.objectives.icd import ICD
 from potstill.objectives.info_flow import InfoFlow
 from potstill.objectives.itrd import ITRD
 from potstill.objectives.kd import KD
 from potstill.objectives.kdsvd import KDSVD
+from potstill.objectives.logit_mse import LogitMSE
+from potstill.objectives.minilm import MiniLMAttention, MiniLMRelations
 from potstill.objectives.mixtures import JSD, MixtureKL, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
 from potstill.objectives.ofd import OFD
@@ -30,6 +35,7 @@ from potstill.objectives.reviewkd import ReviewKD
 from potstill.objectives.rkd import RKD
 from potstill.objectives.rrd import RRD
 from potstill.objectives.rtk import RTK
+from potstill.objectives.score_mse import ScoreMSE
 from potstill.objectives.semckd import SemCKD
 from potstill.objectives.several_kd import SeveralKD
 from potstill.objectives.simkd import SimKD
@@ -47,6 +53,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "afd": AFD,
     "akl": AKL,
     "at": AT,
+    "attention_mse": AttentionMSE,
     "cc": CC,
     "ce": CrossEntropy,
     "crd": CRD,
@@ -58,6 +65,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "fsp": FSP,
     "ft": FT,
     "ft_paraphraser": FTParaphraser,
+    "hidden_cosine": HiddenCosine,
+    "hidden_mse": HiddenMSE,
     "gold": GOLD,
     "icd": ICD,
     "info_flow": InfoFlow,
@@ -65,8 +74,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "jsd": JSD,
     "kd": KD,
     "kdsvd": KDSVD,
+    "logit_mse": LogitMSE,
     "ls_dkd": LSDKD,
     "ls_kd": LSKD,
+    "minilm_attention": MiniLMAttention,
+    "minilm_relations": MiniLMRelations,
     "mixture_kl": MixtureKL,
     "nst": NST,
     "ofd": OFD,
@@ -79,6 +91,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "rkd": RKD,
     "rrd": RRD,
     "rtk": RTK,
+    "score_mse": ScoreMSE,
     "semckd": SemCKD,
     "several_kd": SeveralKD,
     "simkd": SimKD,
@@ -127,17 +140,24 @@ __all__ = [
     "ULD",
     "VID",
     "WSLD",
+    "AttentionMSE",
     "CrossEntropy",
     "FTParaphraser",
     "FitNet",
     "ForwardKL",
+    "HiddenCosine",
+    "HiddenMSE",
     "InfoFlow",
+    "LogitMSE",
+    "MiniLMAttention",
+    "MiniLMRelations",
     "MixtureKL",
     "PKTSupervised",
     "PolicyGradient",
     "RankDistance",
     "ReverseKL",
     "ReviewKD",
+    "ScoreMSE",
     "SemCKD",
     "SeveralKD",
     "SimKD",

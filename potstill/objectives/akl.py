@@ -28,7 +28,8 @@ class AKL(Objective):
     Of a teacher of which only the k largest probabilities are known (TopLogits), all others are one more class, which
     belongs to the tail: the same for k = V, but no lower bound, for its weight is another one.
 
-    Where we differ: tokens of equal probability stand in the order of the vocabulary; no golden pins it.
+    Where we differ: the released weight is 0/0 where P and Q are equal, and reads a logit of -inf as one of 0, ours as
+    a probability of 0. Tokens of equal probability stand in the order of the vocabulary. No golden pins it.
 
     >>> loss = AKL()(torch.tensor([[0.4, 0.4, 0.2]]).log(), torch.tensor([[0.7, 0.2, 0.1]]).log())
     >>> round(float(loss), 6)  # the gap is 0.3 in the head and in the tail
@@ -39,7 +40,7 @@ class AKL(Objective):
     matches = "logits"
     lazy = True
     takes_top = True
-    weight_from = "as the other divergences (no label term)"
+    weight_from = "as the other divergences"
     paper = (
         "Wu, Tao, Wang, Yang, Zhao, Wong: Rethinking Kullback-Leibler Divergence in Knowledge Distillation for Large "
         "Language Models. COLING 2025. arXiv:2404.02657"

@@ -12,7 +12,8 @@ from potstill.types import Objective, TopLogits
 class KD(Objective):
     r"""$T^2 \cdot KL(softmax(z_t/T) \| softmax(z_s/T))$, summed over classes, one value per unit.
 
-    Shapes: `[B, K]` logits on both sides -> `[B]`; `[B, T, V]` -> `[B, T]`.
+    Shapes: `[B, K]` logits on both sides -> `[B]`; `[B, T, V]` -> `[B, T]`. A teacher may be known by its k largest
+    probabilities at `temperature` (TopLogits): then it is a sum over these classes and one for all others.
 
     Defaults: `temperature=4` and, as a bare method name, 0.1 · CE + 0.9 · KD: RepDistiller's values. The factor
     $T^2$ keeps the gradient's size when the temperature changes. Raises ValueError for a temperature that is not

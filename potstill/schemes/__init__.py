@@ -8,6 +8,7 @@ from potstill.schemes.bss import BSS
 from potstill.schemes.ces_kd import CESKD
 from potstill.schemes.ckd import CKD
 from potstill.schemes.dgkd import DGKD
+from potstill.schemes.distilbert import DistilBERT
 from potstill.schemes.distillm import DistiLLM
 from potstill.schemes.dml import DML
 from potstill.schemes.dual import Dual
@@ -15,7 +16,10 @@ from potstill.schemes.ema import EMA
 from potstill.schemes.hkd import HKD
 from potstill.schemes.imitkd import ImitKD
 from potstill.schemes.minillm import MiniLLM
+from potstill.schemes.minilm import MiniLM
 from potstill.schemes.mixed_kd import CutMixKD, MixupKD
+from potstill.schemes.mixkd import MixKD
+from potstill.schemes.okd import OKD
 from potstill.schemes.on_policy import GKD, OnPolicy
 from potstill.schemes.one import ONE
 from potstill.schemes.r2kd import R2KD
@@ -23,6 +27,7 @@ from potstill.schemes.seqkd import SeqKD
 from potstill.schemes.skd import SKD
 from potstill.schemes.takd import TAKD
 from potstill.schemes.teachers import Teachers
+from potstill.schemes.tinybert import TinyBERT
 
 SCHEMES: dict[str, type[Scheme]] = {
     "black_box": BlackBox,
@@ -31,6 +36,7 @@ SCHEMES: dict[str, type[Scheme]] = {
     "ckd": CKD,
     "cutmix_kd": CutMixKD,
     "dgkd": DGKD,
+    "distilbert": DistilBERT,
     "distillm": DistiLLM,
     "dml": DML,
     "dual": Dual,
@@ -39,7 +45,10 @@ SCHEMES: dict[str, type[Scheme]] = {
     "hkd": HKD,
     "imitkd": ImitKD,
     "minillm": MiniLLM,
+    "minilm": MiniLM,
+    "mixkd": MixKD,
     "mixup_kd": MixupKD,
+    "okd": OKD,
     "on_policy": OnPolicy,
     "one": ONE,
     "r2kd": R2KD,
@@ -47,6 +56,7 @@ SCHEMES: dict[str, type[Scheme]] = {
     "skd": SKD,
     "takd": TAKD,
     "teachers": Teachers,
+    "tinybert": TinyBERT,
 }
 
 __all__ = [
@@ -58,6 +68,7 @@ __all__ = [
     "EMA",
     "GKD",
     "HKD",
+    "OKD",
     "ONE",
     "R2KD",
     "SCHEMES",
@@ -66,11 +77,15 @@ __all__ = [
     "BlackBox",
     "CutMixKD",
     "DistiLLM",
+    "DistilBERT",
     "Dual",
     "ImitKD",
     "MiniLLM",
+    "MiniLM",
+    "MixKD",
     "MixupKD",
     "OnPolicy",
     "SeqKD",
     "Teachers",
+    "TinyBERT",
 ]

@@ -53,6 +53,7 @@ class DistiLLM(Scheme):
         "Ko, Kim, Chen, Yun: DistiLLM: Towards Streamlined Distillation for Large Language Models. "
         "ICML 2024. arXiv:2402.03898"
     )
+    wants: ClassVar[str] = "texts, a prompt and its response"
     matches: ClassVar[str] = "logits"
     modifies: ClassVar[bool] = True
     losses: ClassVar[str] = "ce:0+skew_kl:1"

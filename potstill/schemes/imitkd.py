@@ -49,6 +49,7 @@ class ImitKD(Scheme):
         "Lin, Wohlwend, Chen, Lei: Autoregressive Knowledge Distillation through Imitation Learning. "
         "EMNLP 2020. arXiv:2009.07253"
     )
+    wants: ClassVar[str] = "texts, a prompt and its response"
     matches: ClassVar[str] = "logits"
     modifies: ClassVar[bool] = True
     losses: ClassVar[str] = "ce:0+forward_kl:1"

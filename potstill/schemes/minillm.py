@@ -42,6 +42,7 @@ class MiniLLM(Scheme):
     tokens: int = 0
 
     paper: ClassVar[str] = PolicyGradient.paper
+    wants: ClassVar[str] = "texts, a prompt and its response"
     matches: ClassVar[str] = "logits"
     needs_labels: ClassVar[bool] = True
     classifies: ClassVar[bool] = True
@@ -74,10 +75,10 @@ class MiniLLM(Scheme):
     def task(self, scene: Scene) -> Task:
         from potstill.language.generation import Sampling
         from potstill.language.policy import Traced
-        from potstill.language.scenes import plain
+        from potstill.language.scenes import columns, plain
         from potstill.language.writers import lasting
 
         task = plain(scene, "minillm", answered=self.language > 0)
         sampling = lasting(Sampling(), self.tokens, task.longest)
-        writer = Traced(task.ends, sampling, self.alpha, self.scale, self.gamma, task.vocabulary)
+        writer = Traced(task.ends, sampling, self.alpha, self.scale, self.gamma, columns(task))
         return task.writing(writer, passes=self.inner)

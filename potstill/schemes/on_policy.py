@@ -35,6 +35,7 @@ class OnPolicy(Scheme):
     tokens: int = 0
 
     paper: ClassVar[str] = GKD_PAPER
+    wants: ClassVar[str] = "texts, a prompt and its response"
     matches: ClassVar[str] = "logits"
     modifies: ClassVar[bool] = True
     losses: ClassVar[str] = "ce:0+forward_kl:1"
@@ -69,6 +70,7 @@ class GKD(Scheme):
     tokens: int = 0
 
     paper: ClassVar[str] = GKD_PAPER
+    wants: ClassVar[str] = "texts, a prompt and its response"
     matches: ClassVar[str] = "logits"
     modifies: ClassVar[bool] = True
     losses: ClassVar[str] = "ce:0+jsd:1"

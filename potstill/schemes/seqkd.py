@@ -36,6 +36,7 @@ class SeqKD(Scheme):
     tokens: int = 0
 
     paper: ClassVar[str] = "Kim, Rush: Sequence-Level Knowledge Distillation. EMNLP 2016. arXiv:1606.07947"
+    wants: ClassVar[str] = "texts, a prompt and its response"
     matches: ClassVar[str] = "labels"
     modifies: ClassVar[bool] = True
     losses: ClassVar[str] = "ce:1"
@@ -46,8 +47,9 @@ class SeqKD(Scheme):
 
     def examples(self, scene: Scene) -> Examples:
         from potstill.language.generation import Sampling
+        from potstill.language.loader import TextLoader
         from potstill.language.rewriting import Rewritten
-        from potstill.language.scenes import plain
+        from potstill.language.scenes import columns, plain
         from potstill.language.sequences import speaker
         from potstill.language.writers import lasting
 
@@ -56,6 +58,9 @@ class SeqKD(Scheme):
         teacher = scene.teacher
         assert isinstance(teacher, Network)
         sampling = lasting(Sampling(self.temperature, self.top_p, self.top_k), self.tokens, task.longest)
-        options = {"beams": self.beams, "vocabulary": task.vocabulary}
-        loader = Rewritten(scene.examples.loader, teacher, task.tokenizer, sampling, task.ends, **options)
+        data = scene.examples.loader
+        assert isinstance(data, TextLoader)
+        loader = Rewritten(
+            data, teacher, task.tokenizer, sampling, task.ends, beams=self.beams, vocabulary=columns(task)
+        )
         return replace(scene.examples, loader=loader)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from potstill.scheme import Scene, Scheme
 from potstill.types import Task
@@ -50,6 +50,7 @@ class SKD(Scheme):
         "Xu, Han, Wang, Le, Madeka, Li, Wang, Agarwal, Lee, Pfister: Speculative Knowledge Distillation: Bridging the "
         "Teacher-Student Gap Through Interleaved Sampling. ICLR 2025. arXiv:2410.11325"
     )
+    wants: ClassVar[str] = "texts, a prompt and its response"
     matches: ClassVar[str] = "logits"
     modifies: ClassVar[bool] = True
     losses: ClassVar[str] = "ce:0+forward_kl:1"
@@ -62,17 +63,17 @@ class SKD(Scheme):
 
     def task(self, scene: Scene) -> Task:
         from potstill.language.generation import Sampling
-        from potstill.language.scenes import plain
+        from potstill.language.scenes import columns, plain
         from potstill.language.speculative import as_released
         from potstill.language.writers import Interleaved, Sometimes, lasting
 
         task = plain(scene, "skd", answered=self.share < 1)
         student = lasting(Sampling(self.temperature, self.top_p), self.tokens, task.longest)
         teacher = lasting(Sampling(self.teacher_temperature, self.teacher_top_p), self.tokens, task.longest)
-        options = {"accept_on": self.accept_on}
+        options: dict[str, Any] = {"accept_on": self.accept_on}
         if self.released:
             options = as_released(teacher)
             student, teacher = options.pop("student_sampling"), options.pop("teacher_sampling")
         options |= {"k": self.k, "draft": self.draft, "decay": self.decay, "teacher_p": self.nucleus or None}
-        writer = Interleaved("skd", task.ends, student, teacher, task.vocabulary, **options)
+        writer = Interleaved("skd", task.ends, student, teacher, columns(task), **options)
         return task.writing(writer if self.share == 1 else Sometimes(writer, self.share))

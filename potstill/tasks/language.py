@@ -26,6 +26,7 @@ from potstill.types import (
     Source,
     SourceOutputs,
     Stateful,
+    TopLogits,
 )
 
 Judge = Callable[[nn.Module], dict[str, float]]
@@ -57,10 +58,10 @@ class Language:
 
     `sequences` writes the response that is learnt from, in place of the data set's. The answer is the logits
     `[B, R, V]` of the response's tokens alone, with `lazy` as `LazyLogits`; where a view has no "at", of all tokens
-    `[B, L, V]`. `vocabulary` is how many tokens there are (by view, where two tokenizers meet): columns beyond are
-    padding and are left out. `judge` scores what a network writes, in `evaluate`. `ends` are the tokens that end a
-    text, `longest` is how many tokens the data's longest response has, and `tokenizer` made them: what a scheme that
-    writes needs to know. `passes` optimizer steps are taken on every batch.
+    `[B, L, V]`. `vocabulary` is how many tokens there are: columns beyond are padding and are left out. `judge` scores
+    what a network writes, in `evaluate`. `ends` are the tokens that end a text, `longest` is how many tokens the data's
+    longest response has, and `tokenizer` made them: what a scheme that writes needs to know. `passes` optimizer steps
+    are taken on every batch.
     """
 
     combine_scope: Literal["unit", "batch"] = "unit"
@@ -71,7 +72,7 @@ class Language:
         sequences: Any = None,
         *,
         lazy: bool = True,
-        vocabulary: int | Mapping[str, int] | None = None,
+        vocabulary: int | None = None,
         judge: Judge | None = None,
         ends: Any = None,
         longest: int = 128,
@@ -115,9 +116,8 @@ class Language:
         return self._splits.get(model)
 
     def _real(self, answer: Answer, view: str) -> Answer:
-        """Without the columns that no token has."""
-        count = self.vocabulary
-        return narrowed(answer, count.get(view) if isinstance(count, Mapping) else count)
+        """Without the columns that no token has. A view in other tokens than the data's has a width of its own."""
+        return narrowed(answer, getattr(self.sequences, "widths", {}).get(view, self.vocabulary))
 
     def combine(self, outputs: SourceOutputs, batch: Batch) -> SourceOutputs:
         return outputs
@@ -144,7 +144,9 @@ class Language:
                 seen = batch.main
                 assert seen.label is not None
                 assert seen.mask is not None
-                found = _likelihood(source(self, batch, MAIN, ()).output, seen.label, seen.mask)
+                answer = source(self, batch, MAIN, ()).output
+                assert not isinstance(answer, TopLogits), "a cache is not evaluated"
+                found = _likelihood(answer, seen.label, seen.mask)
                 sums = found if sums is None else sums + found
             if sums is None:
                 raise ValueError("there is nothing to evaluate on: no batch")
@@ -161,14 +163,14 @@ def _taken(value: Tensor, at: Tensor | None) -> Tensor:
     return value if at is None else value.gather(1, at[..., None].expand(-1, -1, value.shape[-1]))
 
 
-def _likelihood(answer: Answer, label: Tensor, mask: Tensor) -> Tensor:
+def _likelihood(answer: Tensor | LazyLogits, label: Tensor, mask: Tensor) -> Tensor:
     """Sums over tokens that count: negative log-likelihood, how many were predicted, how many there are."""
     label, weight = label.flatten(), mask.flatten().double()
     step = max(1, LOGITS // answer.shape[-1])
     total = torch.zeros(3, dtype=torch.float64, device=label.device)
     for start in range(0, len(label), step):
         some = slice(start, start + step)
-        logits = answer.flatten(0, -2)[some] if isinstance(answer, Tensor) else answer.cast().rows(some)
+        logits = answer.cast().rows(some) if isinstance(answer, LazyLogits) else answer.flatten(0, -2)[some]
         logits = at_least_float32(logits)
         nll = F.cross_entropy(logits, label[some], reduction="none").double()
         right = (logits.argmax(-1) == label[some]).double()

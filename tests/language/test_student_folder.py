@@ -30,7 +30,7 @@ def student(kind, tokenizer, **kw):
 @pytest.mark.parametrize(("kind", "kw"), [("llama", {"tied": False}), ("gpt2", {}), ("llama", {"lora": 2})])
 def test_transformers_loads_what_was_saved(kind, kw, tokenizer, tmp_path):
     model = student(kind, tokenizer, pad_to=64, **kw)
-    folder = save_folder(tmp_path / "run" / "student", model, tokenizer, {"method": "skd", "data": "multi30k"})
+    folder = save_folder(tmp_path / "run" / "model", model, tokenizer, {"method": "skd", "data": "multi30k"})
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     prompt = "to be, or"
     inputs = tokenizer(prompt, return_tensors="pt")
@@ -118,13 +118,13 @@ def test_what_is_not_a_students_is_not_touched(tokenizer, tmp_path):
 
 def test_what_to_call(tokenizer, tmp_path):
     assert how_to_load(tmp_path) is None
-    save_folder(tmp_path / "run" / "student", student("gpt2", tokenizer), tokenizer)
+    save_folder(tmp_path / "run" / "model", student("gpt2", tokenizer), tokenizer)
     assert "load_student" in how_to_load(tmp_path / "run")
     with pytest.raises(ValueError, match=r"holds no language model: did you mean 'run'"):
         load_student(tmp_path / "rum")
     with pytest.raises(ValueError, match=r"holds no language model: no config\.json"):
         load_student(tmp_path)
-    path = tmp_path / "run" / "student" / "config.json"
+    path = tmp_path / "run" / "model" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": ["Trainer"]}))
     with pytest.raises(ValueError, match="names the class 'Trainer', which transformers has not"):
         load_student(tmp_path / "run")

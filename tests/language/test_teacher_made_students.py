@@ -165,6 +165,11 @@ def test_students_that_the_teacher_cannot_give(kw, message):
         student(tiny("gpt2"), **kw)
 
 
+def test_heads_that_transformers_would_refuse_when_it_loads_the_student():
+    with pytest.raises(ValueError, match="not a multiple of the number of attention heads"):
+        student(tiny("llama", kv_heads=4), heads=3)
+
+
 def test_a_matrix_that_is_not_known():
     teacher = tiny("gpt_neox")
     assert logits(student(teacher, from_teacher=(2,))).shape == logits(teacher).shape

@@ -128,9 +128,9 @@ def _stored(name: str) -> bool:
 
 
 def renamed(spec: LanguageModel, name: str) -> LanguageModel:
-    """Another network in its place: one that has sizes of its own does not take these."""
+    """Another network in its place; one that has sizes of its own, or the teacher's, does not take these."""
     usual = {entry.name: entry.default for entry in fields(spec) if entry.name in (*SIZES, "pad_to")}
-    return replace(spec, **(usual if _stored(name) else {}), name=name)
+    return replace(spec, **(usual if _stored(name) or name == TEACHER else {}), name=name)
 
 
 def _no_effect(spec: LanguageModel, names: tuple[str, ...], fine: bool, where: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from bpe import SENTENCES, bpe
 from causal_networks import causal
 
+from potstill.cli import main
 from potstill.language.cached import CachedTexts
 from potstill.language.encode import encode
 from potstill.language.loader import batch_of
@@ -148,7 +149,7 @@ def test_captured_into_a_cache(server, encoded, tmp_path):
     batch = batch_of(encoded, np.array([2, 5]))
     said, mask = CachedTexts(tmp_path / "c", encoded)(TASK, batch, MAIN, ()).output, batch.main.mask
     torch.testing.assert_close(said.log_probs[mask], live(batch).log_probs[mask], rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="no last layer is known .* or is only served"):
+    with pytest.raises(ValueError, match=r"no last layer is known .* or is only served"):
         capture(source, TASK, encoded, tmp_path / "d", Signals(), tokenizer="bpe")
     with pytest.raises(ValueError, match="knows 7 tokens at temperature 1, and 7 at 2 are to be kept"):
         capture(source, TASK, encoded, tmp_path / "e", Signals(k=7, temperature=2.0), tokenizer="bpe")
@@ -186,3 +187,39 @@ def test_what_goes_wrong_is_said(server, encoded):
     server.reads = lambda ids: ids[:-1]
     with pytest.raises(ValueError, match=r"speaks of \d+ tokens, and \d+ were sent"):
         asked(server)(TASK, batch, MAIN, ())
+
+
+RECIPE = """\
+from pathlib import Path
+from potstill import Fit
+from potstill.language.models import LanguageModel
+from potstill.language.recipe import LanguageRecipe
+from potstill.language.spec import Text
+
+def recipe(smoke=False):
+    return LanguageRecipe(
+        data=Text(root=Path("mine.jsonl")),
+        student=LanguageModel(layers=1, width=16, heads=2),
+        tokenizer="./tokenizer",
+        methods=("forward_kl",),
+        fit=Fit(epochs=1, batch_size=8),
+        judged=0,
+    )
+"""
+
+
+def test_from_the_command_line(server, tmp_path, monkeypatch, capsys):
+    """The student of a server's teacher: nobody has its weights here, so nothing but its tokenizer is compared."""
+    monkeypatch.chdir(tmp_path)
+    TOKENIZER.save_pretrained("tokenizer")
+    (tmp_path / "mine.py").write_text(RECIPE)
+    lines = [{"prompt": f"{SENTENCES[n]}\n", "response": SENTENCES[n + 1]} for n in range(30)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["--top-k", "9", "--out", "c", "--quiet"]
+    assert main(["cache", "mine.py", "--served", server.url, *words]) == 0
+    usual = ["--teacher.cache", "c", "--quiet", "--precision", "float32", "--out"]
+    assert main(["distill", "mine.py", *usual, "run"]) == 0
+    teacher = json.loads((tmp_path / "run" / "summary.json").read_text())["teacher"]
+    assert (teacher["model"], teacher["cache"]) == ("tiny", "c")
+    assert main(["distill", "mine.py", *usual, "again", "--student", "teacher"]) == 1
+    assert "it is made from the teacher, and there is none" in capsys.readouterr().err

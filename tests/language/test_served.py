@@ -211,6 +211,7 @@ def recipe(smoke=False):
 def test_from_the_command_line(server, tmp_path, monkeypatch, capsys):
     """The student of a server's teacher: nobody has its weights here, so nothing but its tokenizer is compared."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("potstill.language.comparison.write_report", lambda folder: None)
     TOKENIZER.save_pretrained("tokenizer")
     (tmp_path / "mine.py").write_text(RECIPE)
     lines = [{"prompt": f"{SENTENCES[n]}\n", "response": SENTENCES[n + 1]} for n in range(30)]

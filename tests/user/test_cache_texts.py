@@ -42,8 +42,9 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def said(shell, weights, tmp_path):
-    """`said("cache", …)` with that teacher, in a folder with the recipe and its texts."""
+def said(shell, weights, tmp_path, monkeypatch):
+    """`said("cache", …)` with that teacher, in a folder with the recipe and its texts; no report is drawn."""
+    monkeypatch.setattr("potstill.language.comparison.write_report", lambda folder: None)
     (tmp_path / "sums.py").write_text(RECIPE)
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from potstill.checkpoint import write_beside, write_json
+from potstill.checkpoint import sweep, write_beside, write_json
 from potstill.data.foreign import Pair
 from potstill.data.loaders import Split, shown
 from potstill.errors import did_you_mean
@@ -209,7 +209,7 @@ def begin(source: Source, images: Split | Pair, folder: Path, about: About) -> A
     plain = _said(source, images, about, PLAIN, about.held(PLAIN, 0))
     _check_finite(plain, PLAIN)
     _check_space(_packed(plain, about), folder, sum(len(about.held(*place)) for place in missing(about, folder)))
-    _sweep(folder / ABOUT)
+    sweep(folder / ABOUT)
     write_json(folder / ABOUT, asdict(about))
     _save(plain, about, folder, PLAIN, 0)
     return about
@@ -266,15 +266,9 @@ def _packed(said: dict[str, Tensor], about: About) -> dict[str, Tensor]:
 
 
 def _save(tensors: dict[str, Tensor], about: About, folder: Path, view: int, shard: int) -> None:
-    _sweep(about.path(folder, view, shard))
+    sweep(about.path(folder, view, shard))
     ready, mark = {name: value.cpu().contiguous() for name, value in tensors.items()}, _mark(about, view, shard)
     write_beside(about.path(folder, view, shard), lambda beside: save_file(ready, beside, metadata=mark))
-
-
-def _sweep(path: Path) -> None:
-    """Take away what a process that was killed while it wrote this file has left."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        left.unlink()
 
 
 def _check_finite(tensors: dict[str, Tensor], view: int) -> None:

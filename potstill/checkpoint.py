@@ -26,6 +26,12 @@ def write_beside(path: Path, write) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def sweep(path: Path) -> None:
+    """Take away what a process that was killed while it wrote this file has left."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink()
+
+
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, default=str) + "\n"
     write_beside(path, lambda temporary: temporary.write_text(text))

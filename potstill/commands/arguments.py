@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from potstill.errors import did_you_mean
+from potstill.language.models import renamed
 from potstill.recipe import Recipe
 
 SHORT = {
@@ -35,8 +36,10 @@ def adapted(recipe: Any, arguments: list[str]) -> Any:
     """Another network has another shape, so the recipe's width and depth go with the recipe's network."""
     for role in ("teacher", "student"):
         spec, name = getattr(recipe, role), value(arguments, f"--{role}.name")
-        if name not in (None, spec.name) and isinstance(recipe, Recipe):
-            recipe = replace(recipe, **{role: replace(spec, name=name, width=None, depth=None)})
+        if name is not None and name != spec.name:
+            images = isinstance(recipe, Recipe)
+            other = replace(spec, name=name, width=None, depth=None) if images else renamed(spec, name)
+            recipe = replace(recipe, **{role: other})
     if recipe.teacher_fit is None and any(word.startswith("--teacher-fit.") for word in arguments):
         recipe = replace(recipe, teacher_fit=recipe.fit)
     return recipe

@@ -15,6 +15,7 @@ import tyro
 from potstill import catalogue
 from potstill.cache import DTYPES, About
 from potstill.caching import filled, needed, rows_at_once
+from potstill.commands import cache_texts
 from potstill.commands.arguments import SHORT, adapted, flags, split, unknown, value
 from potstill.console import Talk
 from potstill.data import load
@@ -78,6 +79,8 @@ def run(arguments: list[str]) -> int:
     named, rest = split(arguments)
     recipe, _ = catalogue.recipe(named, smoke="--smoke" in rest, root=value(rest, "--data.root"))
     recipe = adapted(recipe, rest)
+    if not isinstance(recipe, Recipe):
+        return cache_texts.run(recipe, rest)
     if wrong := unknown(rest, flags(Options()) | flags(recipe) | set(SHORT) | {"--help"}):
         sys.stderr.write(f"error: {wrong}\n")
         return 2

@@ -39,6 +39,10 @@ class TextComparison(Comparison):
     def learn_teacher(self) -> None:
         """Train the teacher, or load it, and look at what it is worth."""
         spec, folder, seed = self.setting.recipe.teacher, self.options.out / "teacher", self.options.seed
+        cached: Any = self.setting.cached
+        if cached is not None and cached.about.served is not None:  # nobody but the cache knows what it says
+            self.teacher, self.card = cached, {"model": cached.about.served, "cache": str(spec.cache), "seconds": 0.0}
+            return
         # Of two tokenizers, the teacher reads the texts in tokens of its own.
         own = getattr(self.setting, "other", None) or self.setting
         module = own.network(spec, "teacher", seed)
@@ -63,6 +67,8 @@ class TextComparison(Comparison):
         self.card["scores"] = found.scores
         if rank() == 0 and not (folder / SAMPLES).exists():
             checkpoint.write_json(folder / SAMPLES, {"items": own.samples(SHOWN)})
+        if cached is not None:
+            self.teacher, self.card["cache"] = cached, str(spec.cache)
 
     def kept(self, trainee: Trainee) -> tuple[dict[str, Any], Any]:
         """A trained network is evaluated and saved as a folder of transformers."""

@@ -113,6 +113,11 @@ def batches(
     return (Batch({MAIN: _view(encoded, part, slice(None), torch.device(device))}) for part in parts)
 
 
+def batch_of(encoded: Encoded, rows: np.ndarray, device: torch.device | str = "cpu") -> Batch:
+    """These texts, in this order."""
+    return Batch({MAIN: _view(encoded, rows, slice(None), torch.device(device))})
+
+
 def first(encoded: Encoded, rows: int, device: torch.device | str = "cpu") -> Batch:
     """The first texts, for a probe."""
     view = _view(encoded, np.arange(min(rows, len(encoded))), slice(None), torch.device(device))

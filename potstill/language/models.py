@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,6 +77,8 @@ class LanguageModel:
     """Of the weights; auto: as they are stored, as the teacher's, or float32."""
     attention: str | None = None
     """Implementation of attention (sdpa, eager, flash_attention_2 …); transformers' choice when left out."""
+    cache: Path | None = None
+    """What potstill cache wrote of this network as the teacher: students learn from that."""
 
     def __post_init__(self) -> None:
         for name in ("labels", "layers", "width", "inner", "heads", "kv_heads", "context", "pad_to"):
@@ -103,7 +105,7 @@ class LanguageModel:
     @property
     def stored(self) -> bool:
         """The name is of a folder or of the hub, not of an architecture."""
-        return "/" in self.name or self.name.startswith((".", "~"))
+        return _stored(self.name)
 
     @property
     def folder(self) -> Path | None:
@@ -119,6 +121,16 @@ class LanguageModel:
         if self.folder is not None:
             return any(any(self.folder.glob(pattern)) for pattern in (SAFE, PICKLED))
         return self.stored
+
+
+def _stored(name: str) -> bool:
+    return "/" in name or name.startswith((".", "~"))
+
+
+def renamed(spec: LanguageModel, name: str) -> LanguageModel:
+    """Another network in its place; one that has sizes of its own, or the teacher's, does not take these."""
+    usual = {entry.name: entry.default for entry in fields(spec) if entry.name in (*SIZES, "pad_to")}
+    return replace(spec, **(usual if _stored(name) or name == TEACHER else {}), name=name)
 
 
 def _no_effect(spec: LanguageModel, names: tuple[str, ...], fine: bool, where: str) -> None:

@@ -20,6 +20,7 @@ from potstill.language.recipe import LanguageRecipe
 from potstill.language.scores import MEASURES
 from potstill.language.setting import TextSetting
 from potstill.language.spec import Text
+from potstill.language.stores import read_about
 from potstill.methods import Method, parse
 from potstill.precision import Precision
 
@@ -44,6 +45,7 @@ def checked(recipe: LanguageRecipe, options: Options) -> tuple[LanguageRecipe, l
         raise ValueError(f"seeds must be at least 1, got {recipe.seeds}")
     if recipe.teacher.derived:
         raise ValueError("teacher.name: only a student can be made from the teacher; name an architecture or a folder")
+    _check_cache(recipe)
     if options.precision != "auto" and Precision.named(options.precision).compiled:
         raise ValueError(f"precision {options.precision!r} compiles networks, which texts of many lengths make slow")
     notes = unused(recipe.fit, "fit")
@@ -56,8 +58,19 @@ def checked(recipe: LanguageRecipe, options: Options) -> tuple[LanguageRecipe, l
     return recipe, methods
 
 
+def _check_cache(recipe: LanguageRecipe) -> None:
+    if recipe.student.cache is not None:
+        raise ValueError("student.cache: the student is trained, so it cannot be cached; set teacher.cache")
+    folder = recipe.teacher.cache
+    if folder is not None and read_about(folder).served is None and not recipe.teacher.taught:
+        raise ValueError(
+            f"teacher.cache: the teacher {recipe.teacher.name!r} has no weights that the cache could be checked "
+            "against; name the folder of those that it was written from, e.g. --teacher ./RUN/teacher/model"
+        )
+
+
 def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
-    """The recipe with its texts as tokens."""
+    """The recipe with its texts as tokens, and the cache of its teacher, if it has one."""
     talk, spec = options.talk, recipe.data.settled()
     tokenizer, theirs = pairing.tokenizers_of(recipe, ends=spec.end is None)
     train, valid = texts.load(spec, tokenizer, quiet=talk.quiet)
@@ -85,7 +98,12 @@ def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
         talk.say(f"  {note}")
     mine = _setting(recipe, options, tokenizer, sides, context, notes)
     if theirs is None:
-        return mine
+        return _cached(mine, options)
+    if recipe.teacher.cache is not None:
+        raise ValueError(
+            f"teacher.cache: teacher and student have two tokenizers ({difference}), and a cache says what the teacher "
+            "said of its own tokens; leave it out"
+        )
     other = _setting(recipe, options, theirs, [one for _, one in both], reads, [])
     notes.append(f"two tokenizers: {difference}; the teacher's loss and next token % are of its own tokens")
     talk.say(f"  {notes[-1]}")
@@ -101,6 +119,16 @@ def _setting(
     judge = _judge(recipe, recipe.data.settled(), sides[1], tokenizer, ends, longest)
     fingerprint = tokenizers.fingerprint(tokenizer)
     return TextSetting(recipe, options.device, tokenizer, sides[0], sides[1], ends, longest, judge, notes, fingerprint)
+
+
+def _cached(setting: TextSetting, options: Options) -> TextSetting:
+    setting = setting.with_cache(options.seed)
+    if (cached := setting.cached) is not None:
+        about = cached.about
+        what = f"the {about.k} most probable tokens" if about.kind == "top-k" else "hidden states"
+        said = f"{what} of {about.tokens:,} response tokens"
+        options.talk.say(f"teacher: students learn from the cache {cached.folder}, {said}")
+    return setting
 
 
 def _context(spec: LanguageModel) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from potstill.evaluation.scores import Measure
 from potstill.examples import Examples, source
 from potstill.hashing import hash_int
 from potstill.language import folder, models
+from potstill.language.cached import CachedTexts
 from potstill.language.crossing import CrossTokenizer
 from potstill.language.encode import Encoded
 from potstill.language.generation import Ends
@@ -24,6 +25,7 @@ from potstill.language.judge import Judge
 from potstill.language.loader import TextLoader, batches, first
 from potstill.language.models import LanguageModel
 from potstill.language.recipe import LanguageRecipe
+from potstill.language.stores import read_about
 from potstill.language.vocabulary import real
 from potstill.methods import Method
 from potstill.precision import Choice, Precision
@@ -57,7 +59,8 @@ class TextSetting:
     """The same texts in the tokens of a teacher that has a tokenizer of its own, sample by sample."""
     crossing: CrossTokenizer | None = None
     """Who shows them to the teacher."""
-    cached: None = None
+    cached: CachedTexts | None = None
+    """What speaks for the teacher instead of the network."""
     lessons = 1
     side_by_side = False
 
@@ -106,7 +109,11 @@ class TextSetting:
 
     def student(self, method: Method, seed: int, teacher: Source | None) -> nn.Module:
         """The student before its first step."""
-        return self.network(self.recipe.student, "student", seed, None if teacher is None else teacher.module)
+        spec = self.recipe.student
+        module = None if teacher is None else teacher.module
+        if module is None and spec.derived and self.cached is not None and self.cached.about.served is None:
+            module = self.network(self.recipe.teacher, "teacher", seed)
+        return self.network(spec, "student", seed, module)
 
     def fresh(self, seed: int) -> Callable[[str], nn.Module]:
         """Makes networks like the student, whose initial weights are a function of (seed, name)."""
@@ -128,6 +135,30 @@ class TextSetting:
             return self.other.teacher(module, precision, spec)
         probe = first(self.train, PROBE_ROWS, self.device)
         return source(module, probe, trained=False, preprocess=None, precision=precision or Precision(), task=self.task)
+
+    def with_cache(self, seed: int) -> TextSetting:
+        """The same with what stands in for the teacher, where the recipe names one.
+
+        Raises ValueError for a cache that is not whole, or is of another teacher, tokenizer or other texts.
+        """
+        spec = self.recipe.teacher
+        if spec.cache is None:
+            return self
+        about = read_about(spec.cache)
+        now = replace(about, tokenizer=self.fingerprint)
+        if about.served is None:
+            live = self.teacher(self.network(spec, "teacher", seed), Precision.named(about.precision))
+            now = replace(now, teacher=live.fingerprint)
+        if different := about.differences(now):
+            raise ValueError(
+                f"the cache {spec.cache} is not of this recipe's teacher and tokenizer; they differ in "
+                f"{'; '.join(different)}; write another with potstill cache, or leave out teacher.cache"
+            )
+        return replace(self, cached=CachedTexts(spec.cache, self.train))
+
+    def guide(self, seed: int) -> Source:
+        """Who speaks for the teacher before it is trained or loaded: the cache, or a network like it."""
+        return self.cached or self.teacher(self.network(self.recipe.teacher, "teacher", seed))
 
     def others(self, seed: int) -> dict[str, Any]:
         """What else `assemble` may need: how peers begin."""
@@ -160,7 +191,7 @@ class TextSetting:
         fit = self.recipe.fit
         if not self.train.answered and not self.recipe.teacher.taught:
             raise ValueError(f"the teacher has no weights and would learn from {self.name}, which has prompts only")
-        teacher = self.teacher(self.network(self.recipe.teacher, "teacher", seed))
+        teacher = self.guide(seed)
         for method in methods:
             for stage in method.stages:
                 engine = assemble(
@@ -172,6 +203,12 @@ class TextSetting:
                     stage=stage,
                     **self.others(seed),
                 )
+                writes = getattr(engine.task, "sequences", None) is not self.task.sequences
+                if writes and self.cached is not None and method.needs_teacher:
+                    raise ValueError(
+                        f"method {method.name!r}: networks write the texts that it learns from, and the cache "
+                        f"{self.cached.folder} only repeats what was said of the data's own; leave out teacher.cache"
+                    )
                 self.check_answered(method, engine)
 
     def check_answered(self, method: Method, engine: Engine) -> None:
@@ -186,17 +223,19 @@ class TextSetting:
     def measure(self, methods: list[Method], seed: int, rounds: int = 3, compiling: bool = False) -> Choice:
         """The fastest precision for a step of these methods that needs no sampling, if there is one."""
         method = next((one for one in reversed(methods) if one.needs_teacher and one.scheme is None), methods[0])
-        teacher = self.teacher(self.network(self.recipe.teacher, "teacher", seed))
+        teacher = self.guide(seed)
         apart = self.other is not None and method.needs_teacher
         return choose_precision(
             self.student(method, seed, teacher),
-            teacher.module if method.needs_teacher else None,
+            (teacher.module or teacher) if method.needs_teacher else None,
             method,
             self.examples(self.recipe.fit, seed),
             self.recipe.fit,
             None,
             None,
             rounds,
-            guided=(lambda precision: self.teacher(copy.deepcopy(teacher.module), precision)) if apart else None,
+            guided=(lambda precision: self.teacher(copy.deepcopy(cast(nn.Module, teacher.module)), precision))
+            if apart
+            else None,
             **self.others(seed),
         )

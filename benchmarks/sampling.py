@@ -61,7 +61,7 @@ class Arguments:
     dtype: str = "float32"
     threads: int = 1
     json: Path | None = None
-    """Also write the rows here."""
+    """Also write the rows here, after each number of rows and rate."""
 
 
 def main(arguments: Arguments) -> None:
@@ -98,8 +98,8 @@ def main(arguments: Arguments) -> None:
                 spread = " – ".join(f"{value:.0f}" for value in row["quartiles"])
                 cells = rows, f"{row['replaced']:.1%}", row["sampler"], f"{row['tokens_per_second']:.0f}", spread
                 print("|", " | ".join(map(str, cells)), "|", f"{row['gain']:.2f}", "|", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+            if arguments.json:
+                arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def measure(

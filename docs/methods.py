@@ -25,7 +25,7 @@ GOLDENS = ROOT / "tests" / "goldens"
 INDEX = "README.md"
 NOTE = "<!-- Written by docs/methods.py from the class; edit that. -->"
 NAMED = {"icd": "Potstill's home method."}
-NO_SOURCE = "neither code nor equations are public: what is here is our reading"
+NO_SOURCE = "neither the authors' code nor their equations were at hand: what is here is our reading"
 HEADINGS = {
     "Shapes:": "Shapes",
     "Defaults": "Defaults",

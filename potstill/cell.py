@@ -19,6 +19,7 @@ from potstill.engine import Engine
 from potstill.examples import Examples, source
 from potstill.loop import Result
 from potstill.methods import Method
+from potstill.online import Online
 from potstill.plateau import Plateau
 from potstill.precision import Choice, Precision, choose
 from potstill.recipe import Fit
@@ -85,7 +86,7 @@ def assemble(
         examples, callbacks = method.scheme.examples(scene), [*callbacks, *method.scheme.callbacks(scene)]
         task = method.scheme.task(scene)
     if method.control == "shuffled":
-        sources = {name: one if one.trained else Shuffled(one) for name, one in sources.items()}
+        sources = {name: _of_another(one) for name, one in sources.items()}
     terms = (stage or method.stages[-1]).terms
     wired = wire(terms, sources, task, examples.probe, examples.info, seed, handed)
 
@@ -109,6 +110,13 @@ def assemble(
         folder=folder,
         on_step=on_step,
     )
+
+
+def _of_another(source: Source) -> Source:
+    """The control of whoever teaches; students and peers speak for themselves."""
+    if isinstance(source, Online):
+        return source.shuffled()
+    return source if source.trained else Shuffled(source)
 
 
 def prepared(

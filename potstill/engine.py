@@ -149,7 +149,7 @@ class Engine:
         """The second half: move the weights along the gradients."""
         rate = self.fit.lr * self.lr_factor * self.schedule(self.progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate", 1.0)  # an optimizer of a callback's has none
         if self.fit.clip is not None:
             self.held.clip(self.fit.clip)
         self.optimizer.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,10 +60,14 @@ def source(
     except BaseException as error:
         blank.close()
         if isinstance(error, RuntimeError | TypeError | IndexError | AssertionError):
-            raise ValueError(
-                f"{type(module).__name__} cannot run on an input of shape {list(batch.main.input.shape)} and dtype "
-                f"{batch.main.input.dtype}: {error}"
-            ) from error
+            raise ValueError(f"{type(module).__name__} cannot run on {_shown(batch.main.input)}: {error}") from error
         raise
     blank.preprocess = preprocess
     return blank.with_names(found.names)
+
+
+def _shown(value: Any) -> str:
+    """An input, for messages."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {list(one.shape)}" for name, one in value.items())
+    return f"an input of shape {list(value.shape)} and dtype {value.dtype}"

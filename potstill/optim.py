@@ -11,14 +11,19 @@ from potstill.step import System
 
 
 def make_optimizer(system: System, fit: Fit) -> torch.optim.Optimizer:
-    """One group for the student with the objectives' parameters, one for each other trained source."""
+    """One group for the student with the objectives' parameters, one for each other trained source.
+
+    A group's `rate` says how many times the run's learning rate is its own.
+    """
 
     def trained(module: nn.Module) -> list[nn.Parameter]:
         return [p for p in module.parameters() if p.requires_grad]
 
     first = trained(system.networks["student"]) + trained(system.terms)
-    others = [trained(network) for name, network in system.networks.items() if name != "student"]
-    groups = [{"params": group} for group in (first, *others) if group]
+    others = {name: trained(network) for name, network in system.networks.items() if name != "student"}
+    rates = {"student": 1.0} | {name: system.apart.get(name, 1.0) for name in others}
+    found = {"student": first} | others
+    groups = [{"params": group, "rate": rates[name]} for name, group in found.items() if group]
     if not groups:
         raise ValueError("nothing to train: neither the student nor any objective has a trainable parameter")
     if fit.optimizer == "sgd":

@@ -66,7 +66,7 @@ class Scheme:
     matches: ClassVar[str] = ""
     """As of an objective."""
     reconstruction: ClassVar[bool] = False
-    """Neither code nor equations are public: what it does is our reading."""
+    """Neither the authors' code nor their equations were at hand: what it does is our reading."""
     needs_teacher: ClassVar[bool] = True
     """It listens to the recipe's teacher, whether or not a term names it."""
     needs_labels: ClassVar[bool] = False

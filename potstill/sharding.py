@@ -87,7 +87,8 @@ class Whole:
         pass
 
     def clip(self, limit: float) -> None:
-        nn.utils.clip_grad_norm_(self.system.parameters(), limit)
+        for group in self.system.clipped:
+            nn.utils.clip_grad_norm_(group, limit)
 
     def follow(self) -> None:
         if self.average is not None:
@@ -160,12 +161,13 @@ class Sharded:
 
     def clip(self, limit: float) -> None:
         """As `torch.nn.utils.clip_grad_norm_` over all ranks' parts, each counted once."""
-        gradients = [p.grad for p in self.system.parameters() if p.grad is not None]
-        parts = [_local(g) for g in gradients if isinstance(g, DTensor)]
-        whole = [g for g in gradients if not isinstance(g, DTensor)]
-        squares = add_up(nn.utils.get_total_norm(parts).to(self.device).square())
-        norm = (squares + nn.utils.get_total_norm(whole).to(self.device).square()).sqrt()
-        torch._foreach_mul_([*parts, *whole], (limit / (norm + 1e-6)).clamp(max=1.0))
+        for group in self.system.clipped:
+            gradients = [p.grad for p in group if p.grad is not None]
+            parts = [_local(g) for g in gradients if isinstance(g, DTensor)]
+            whole = [g for g in gradients if not isinstance(g, DTensor)]
+            squares = add_up(nn.utils.get_total_norm(parts).to(self.device).square())
+            norm = (squares + nn.utils.get_total_norm(whole).to(self.device).square()).sqrt()
+            torch._foreach_mul_([*parts, *whole], (limit / (norm + 1e-6)).clamp(max=1.0))
 
     def follow(self) -> None:
         if self.average is None:

@@ -21,6 +21,7 @@ from potstill.ranks import Root, add_up, gather, gather_batch, join_outputs, ran
 from potstill.taps import kept_buffers
 from potstill.terms import Wired, plan, units
 from potstill.types import (
+    Apart,
     Batch,
     Outputs,
     Primes,
@@ -60,6 +61,18 @@ class System(nn.Module):
         self.networks = nn.ModuleDict(trained)
         self.terms = nn.ModuleList(terms)
         self.wanted = self.from_networks(plan(terms))
+
+    @property
+    def apart(self) -> dict[str, float]:
+        """Trained sources with an optimizer of their own: the rate of each, as a multiple of the run's."""
+        return {name: source.rate for name in self.networks if isinstance(source := self.sources[name], Apart)}
+
+    @property
+    def clipped(self) -> list[list[nn.Parameter]]:
+        """Whose gradients have one norm in common: those of all, but for each source that is trained apart."""
+        alone = [list(self.networks[name].parameters()) for name in self.apart]
+        known = {id(parameter) for group in alone for parameter in group}
+        return [[p for p in self.parameters() if id(p) not in known], *alone]
 
     @property
     def wired(self) -> list[Wired]:

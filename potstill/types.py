@@ -37,6 +37,7 @@ __all__ = [
     "MAIN",
     "PLAIN",
     "Answer",
+    "Apart",
     "Batch",
     "DataInfo",
     "Follows",
@@ -126,7 +127,7 @@ class Objective(nn.Module):
     matches: ClassVar[str] = ""
     """What is matched: logits, features, relations (of samples or of layers), contrast or labels."""
     reconstruction: ClassVar[bool] = False
-    """Neither code nor equations are public: what it computes is our reading."""
+    """Neither the authors' code nor their equations were at hand: what it computes is our reading."""
     searched: ClassVar[tuple[str, ...]] = ("temperature",)
     """Options that fair tuning varies besides the weight, where the constructor has them."""
     weight_from: ClassVar[str] = ""
@@ -214,6 +215,16 @@ class LiveSource(Source, Protocol):
 
     def with_module(self, module: nn.Module) -> LiveSource:
         """The same source with other weights."""
+        ...
+
+
+@runtime_checkable
+class Apart(Protocol):
+    """A trained source whose optimizer is a matter of its own: its gradient is clipped by itself."""
+
+    @property
+    def rate(self) -> float:
+        """Its learning rate, as a multiple of the run's."""
         ...
 
 

@@ -44,7 +44,7 @@ class Case:
 
     def build(self, dtype=torch.float64, seed: int = 0) -> Objective:
         torch.manual_seed(seed)
-        labels = torch.arange(50) % self.classes
+        labels = self.extras.get("label", torch.arange(50) % self.classes)
         data = DataInfo(samples=50, batch_size=self.rows, classes=self.classes, labels=labels)
         student, teacher = self.sides(dtype)
         return OBJECTIVES[self.name].sized(student, teacher, data, self.modules, **self.options).to(dtype)
@@ -110,6 +110,9 @@ CUT_OTHERWISE = {"zero_at_match": "the two sides' tokens are cut otherwise, so t
 CASES = [
     Case("ce", (7, 10), None, waive=NO_PAPER),
     Case("ce", (5, 3, 10), None, units=(5, 3), waive=NO_PAPER),
+    Case("score_mse", (7, 1), None, extras={"label": torch.linspace(0, 5, 7)}, waive=NO_PAPER),
+    Case("logit_mse", (7, 10), (7, 10)),
+    Case("logit_mse", (5, 3, 1), (5, 3, 1), units=(5, 3)),
     Case("crd", (7, 6), (7, 6), {"width": 4, "negatives": 20, "exclude": "self"}),
     Case("crd", (7, 6), (7, 9), {"width": 4, "negatives": 20, "memory": "fifo", "order": "score_first"}),
     Case("crd", (7, 6), (7, 9), {"width": 4, "negatives": 20, "memory": "fifo"}, waive=OWN_KEY),
@@ -141,11 +144,11 @@ CASES = [
     Case("akl", (5, 3, 10), (5, 3, 10), units=(5, 3), waive=CONSTANT_SHARE),
     Case("jsd", (4, 10), (4, 10), {"beta": 0.0}),
     Case("jsd", (5, 10), (5, 10), {"beta": 1.0}),
-    Case("uld", (5, 3, 10), (5, 3, 12), units=(5, 3), extras={"teacher_mask": CUT[:, :3] >= 0}),
-    Case("gold", (5, 4, 10), (5, 4, 12), units=(5, 4), extras=TOKENS),
-    Case("gold", (5, 4, 7), (5, 4, 7), {"hybrid": True, "matched": ALIKE, "beta": 0.0}, units=(5, 4), extras=TOKENS),
-    Case("gold", (5, 4, 7), (5, 5, 9), NAMED, units=(5, 4), extras=OTHER_TOKENS, waive=CUT_OTHERWISE),
-    Case("gold", (5, 4, 9), (5, 5, 8), {"merge": "observed"}, units=(5, 4), extras=OTHER_TOKENS, waive=CUT_OTHERWISE),
+    Case("uld", (5, 3, 5), (5, 3, 6), units=(5, 3), extras={"teacher_mask": CUT[:, :3] >= 0}),
+    Case("gold", (5, 4, 5), (5, 4, 6), units=(5, 4), extras=TOKENS),
+    Case("gold", (5, 4, 5), (5, 4, 5), {"hybrid": True, "matched": ALIKE, "beta": 0.0}, units=(5, 4), extras=TOKENS),
+    Case("gold", (5, 4, 5), (5, 5, 7), NAMED, units=(5, 4), extras=OTHER_TOKENS, waive=CUT_OTHERWISE),
+    Case("gold", (5, 4, 5), (5, 5, 6), {"merge": "observed"}, units=(5, 4), extras=OTHER_TOKENS, waive=CUT_OTHERWISE),
     Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20}),
     Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20, "version": "2025"}),
     Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20, "memory": "momentum"}),

@@ -31,6 +31,7 @@ CASES = {
     "ema": "ema(decay=0.5)+kd",
     "hkd": "hkd",
     "mixup_kd": "mixup_kd",
+    "okd": "okd(rank=2,rate=0.1,mu=0.5)",
     "one": "one",
     "r2kd": "r2kd(augment=cutmixpick,rank=soft)",
     "takd": "takd",
@@ -41,6 +42,7 @@ TEXT_SCHEMES = {
     "distilbert": "tests/language/test_encoder_methods.py",
     "minilm": "tests/language/test_encoder_methods.py",
     "tinybert": "tests/language/test_encoder_methods.py",
+    "mixkd": "tests/language/test_mixkd.py",
 }
 """Schemes that need texts, and where they are put through such checks."""
 FIT = Fit(epochs=3, batch_size=25, lr=0.1, schedule="constant", checkpoint_steps=1)

@@ -94,6 +94,9 @@ class Cutter:
             for n in np.flatnonzero(np.asarray(ended, dtype=bool)):
                 rows[n] = np.append(rows[n], self.stop[0])
                 ends[n], whole[n] = np.append(ends[n], len(raw[n]) + 1), np.append(whole[n], True)
+        if not any(map(len, rows)):  # a place that does not count, so that losses have a row to read
+            nothing = torch.zeros(len(rows), 1, dtype=torch.int64)
+            return Cut(nothing, nothing.bool(), nothing, nothing.bool())
         ids, mask = padded(rows)
         return Cut(ids, mask, padded(ends)[0], padded(whole)[0].bool() & mask)
 
@@ -145,7 +148,7 @@ class Cutter:
         return texts, ended, Cut(ids, mask, spread[0], spread[1].bool())
 
     def _plain(self, texts: Sequence[str]) -> list[np.ndarray]:
-        found = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        found = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return [np.asarray(row, dtype=np.int64) for row in found]
 
     def _offsets(self, texts: list[str]) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from potstill.language.alignment import Aligned, Cutter, groups
+from potstill.language.encode import prefix
 from potstill.language.pieces import matched
 from potstill.language.sequences import Sequences
 from potstill.language.views import PROMPT, PROMPT_MASK, padded, teaching
@@ -30,7 +31,9 @@ class CrossTokenizer:
     without them it is the student's prompt as plain text, behind what the teacher's tokenizer begins a text with.
     `stop` and `teacher_stop` are ids that end a text, the teacher's first one is what it would end it with.
 
-    Task and losses need whole logits: `Language(crossing, lazy=False, vocabulary=crossing.vocabulary)`.
+    Task and losses need whole logits: `Language(crossing, lazy=False, vocabulary=crossing.vocabulary)`. `vocabulary`
+    counts the student's tokens, `widths` those of views in other tokens. A scheme in which the teacher writes or judges
+    single tokens (skd, seqkd) would show it the student's ids, and is not for two tokenizers; on_policy is.
     """
 
     def __init__(
@@ -45,12 +48,12 @@ class CrossTokenizer:
     ):
         self.student, self.teacher = Cutter(student_tokenizer, stop), Cutter(teacher_tokenizer, teacher_stop)
         self.sequences, self.prompts = sequences, prompts
-        self.vocabulary: Mapping[str, int] = {MAIN: real(student_tokenizer), TEACHER: real(teacher_tokenizer)}
-        """How many logits of each view are tokens."""
+        self.vocabulary = real(student_tokenizer)
+        self.widths: Mapping[str, int] = {TEACHER: real(teacher_tokenizer)}
         self._tokens, self._grouped = 0, 0
 
-    def around(self, sequences: Sequences) -> CrossTokenizer:
-        """The same for responses that somebody else writes."""
+    def around(self, sequences: Sequences | None) -> CrossTokenizer:
+        """The same for responses that somebody else writes; None: the data's."""
         other = copy.copy(self)
         other.sequences = sequences
         return other
@@ -70,12 +73,17 @@ class CrossTokenizer:
         found = Aligned(mine, theirs, *groups(mine, theirs))
         self._tokens += int(mine.mask.sum())
         self._grouped += int((found.group >= 0).sum())
-        prompt, prompt_mask = padded(self._asked(main), left=True)
+        asked = padded(self._asked(main), left=True)
         device = main.index.device
-        asked, real, ids, mask = (part.to(device) for part in (prompt, prompt_mask, theirs.ids, theirs.mask))
         extras = {name: value.to(device) for name, value in found.extras.items()}
-        view = View(main.input, main.index, main.label, main.mask, {**main.extras, **extras}, main.number)
-        return batch.with_view(MAIN, view).with_view(TEACHER, teaching(asked, real, ids, mask, main.index))
+        view = replace(main, extras={**main.extras, **extras})
+        prompt, prompt_mask, response, mask = (part.to(device) for part in (*asked, theirs.ids, theirs.mask))
+        heard = teaching(prompt, prompt_mask, response, mask, main.index)
+        return batch.with_view(MAIN, view).with_view(TEACHER, heard)
+
+    def alone(self, batch: Batch) -> Batch:
+        """What the teacher sees of a batch, as the only view: to look at it with, or to evaluate it on."""
+        return Batch({MAIN: self.around(None)(batch, {}, Progress(0, 0, 1), 0).views[TEACHER]})
 
     def report(self) -> dict[str, float]:
         """`grouped`: the share of the student's tokens that cover the same bytes as some of the teacher's."""
@@ -98,13 +106,12 @@ class CrossTokenizer:
         """The prompts in the teacher's tokens."""
         if self.prompts is not None:
             texts = [self.prompts[number] for number in main.index.tolist()]
-            return self.teacher.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            return self._cut(texts)
         ids, mask = main.extras[PROMPT].cpu().numpy(), main.extras[PROMPT_MASK].cpu().numpy()
         rows = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
         texts = self.student.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        first = _beginning(self.teacher.tokenizer)
-        plain = self.teacher.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        asked = [[*first, *row] for row in plain]
+        first = prefix(self.teacher.tokenizer)
+        asked = [[*first, *row] for row in self._cut(texts)]
         if not all(asked):
             raise ValueError(
                 f"the prompt of sample {int(main.index[asked.index([])])} has no token for the teacher: it is empty, "
@@ -112,11 +119,5 @@ class CrossTokenizer:
             )
         return asked
 
-
-def _beginning(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts in front of a text."""
-    alone = list(tokenizer("")["input_ids"])
-    behind = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {tokenizer.bos_token_id}
-    while alone and alone[-1] in behind:
-        alone.pop()
-    return alone
+    def _cut(self, texts: list[str]) -> list[list[int]]:
+        return self.teacher.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from potstill.language.reading import Reader, checked_prompt, quiet, reader
+from potstill.language.reading import Reader, agreed, checked_prompt, quiet, reader
 
 CANDIDATES = 64
 """On a CPU the nucleus is first looked for among so many tokens: sorting all can cost more than a small network."""
@@ -196,11 +196,11 @@ def generate(
             length = length + (~ended).long()
             ended = ended | torch.isin(last, page.stop)
             if (step + 1) % sync_every == 0 and step + 1 < new:
-                done, wrong = torch.stack([ended.sum(), bad.long()]).tolist()
-                if wrong or done == len(rows):
-                    page.ended[rows] = ended
+                going = (~ended).sum()
+                most, wrong = agreed(torch.stack([going, bad.long()]), model).tolist()
+                if wrong or not most:
                     break
-                if 2 * done >= len(rows):
+                if 0 < 2 * int(going) <= len(rows):
                     page.ended[rows] = ended
                     alive = (~ended).nonzero()[:, 0]
                     network.keep(alive)
@@ -215,9 +215,9 @@ def prefilled(readers: Mapping[str, Reader], tokens: Tensor, length: Tensor) -> 
 
     What they read of the padding lies behind the text and is overwritten before anything looks at it.
     """
-    if tokens.shape[1] > 1:
-        for network in readers.values():
-            network.read(tokens[:, :-1], torch.zeros_like(length), tokens.shape[1] - 1, last=True)
+    most = max(tokens.shape[1] - 1, 1)
+    for network in readers.values():
+        network.read(tokens[:, :most], torch.zeros_like(length), most, last=True)
     return tokens.gather(1, length[:, None] - 1)[:, 0]
 
 

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 ATTENTION = ("full_attention", "sliding_attention")
@@ -158,6 +159,20 @@ def checked_prompt(
 def context(model: nn.Module) -> int | None:
     """How many positions a network has; None where nothing says it."""
     return getattr(text_config(model), "max_position_embeddings", None)
+
+
+def agreed(facts: Tensor, *networks: nn.Module) -> Tensor:
+    """`facts`, or the largest of all ranks where a network is sharded over them.
+
+    A sharded network gathers its weights in every forward, so no rank may stop reading before the last one does.
+    """
+    if dist.is_available() and dist.is_initialized() and any(sharded(network) for network in networks):
+        dist.all_reduce(facts, dist.ReduceOp.MAX)
+    return facts
+
+
+def sharded(network: nn.Module) -> bool:
+    return any(hasattr(weight, "placements") for weight in network.parameters())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.errors import did_you_mean
+from potstill.language.acceptance import Acceptance, AcceptOn
 from potstill.language.generation import (
     Ends,
     Page,
@@ -22,11 +23,9 @@ from potstill.language.generation import (
     limited,
     prefilled,
     refuse_nan,
-    warped,
 )
-from potstill.language.reading import Reader, checked_prompt, quiet, reader, text_config
+from potstill.language.reading import Reader, agreed, checked_prompt, quiet, reader, text_config
 
-AcceptOn = Literal["raw", "warped"]
 Tested = Literal["kept", "resampled"]
 
 STUDENT = Sampling(temperature=0.5, top_p=0.5)
@@ -48,54 +47,6 @@ def as_released(teacher_sampling: Sampling = TEACHER) -> dict[str, Any]:
         "student_sampling": teacher_sampling,
         "teacher_sampling": teacher_sampling,
     }
-
-
-@dataclass(frozen=True)
-class Acceptance:
-    """Which of the student's tokens the teacher lets stand."""
-
-    k: int = 25
-    """The teacher's `k` most probable tokens: all of them is on-policy sampling, 0 is sampling from the teacher."""
-    on: AcceptOn = "raw"
-    """Rank by the teacher's logits, or (the release) by those of its sampler: what that cuts off is never accepted."""
-    teacher_p: float | None = None
-    """Instead of `k`: the teacher's nucleus, the smallest set of most probable tokens with this mass."""
-    decay: int = 0
-    """K falls linearly, down to 1, over so many tokens of a response; 0 keeps it."""
-
-    def __post_init__(self) -> None:
-        if self.k < 0:
-            raise ValueError(f"k must be at least 0 (0 samples from the teacher), got {self.k}")
-        if self.on not in get_args(AcceptOn):
-            raise ValueError(f"accept_on={self.on!r} is unknown; {did_you_mean(str(self.on), get_args(AcceptOn))}")
-        if self.teacher_p is not None and not 0 < self.teacher_p <= 1:
-            raise ValueError(f"teacher_p must lie in (0, 1], got {self.teacher_p}")
-        if self.decay < 0:
-            raise ValueError(f"decay must be at least 0 tokens (0 keeps k), got {self.decay}")
-        if self.decay and (self.teacher_p is not None or self.k == 0):
-            raise ValueError("decay lowers k within a response: it does nothing beside teacher_p or k=0")
-
-    def __call__(self, logits: Tensor, tokens: Tensor, place: Tensor, sampling: Sampling) -> Tensor:
-        """Whether each token `[B, g]` stands, given the teacher's logits `[B, g, V]` and its place in the response.
-
-        A token's rank is the number of tokens that are more probable, so what ties with the k-th is accepted too; no
-        sorting.
-        """
-        if self.on == "warped":
-            logits = warped(logits, sampling)
-        own = logits.gather(-1, tokens[..., None])
-        if self.teacher_p is not None:
-            above = (logits > own) * logits.softmax(-1)
-            inside = above.sum(-1) < self.teacher_p
-        else:
-            inside = (logits > own).sum(-1) < self._most(place)
-        return inside & (own[..., 0] > -torch.inf) if self.on == "warped" else inside
-
-    def _most(self, place: Tensor) -> Tensor | int:
-        if not self.decay:
-            return self.k
-        every, by = max(self.decay // self.k, 1), -(-self.k // self.decay)
-        return (self.k - by * (place // every)).clamp(min=1)
 
 
 def interleave(
@@ -136,7 +87,7 @@ def interleave(
         prompt: int64 `[B, P]`, padded on the left.
         prompt_mask: bool `[B, P]`, False on the padding.
         generator: on the networks' device; the same seed gives the same bits.
-        k, accept_on, teacher_p, decay: see `Acceptance`.
+        k, accept_on, teacher_p, decay: see `potstill.language.acceptance.Acceptance`.
         draft: γ, 5 in the release.
         student_sampling: default temperature 0.5, top-p 0.5; its `max_new_tokens` bounds the response.
         teacher_sampling: default temperature 0.2, top-p 0.5; its `max_new_tokens` is not used.
@@ -177,25 +128,28 @@ def interleave(
         last = prefilled(readers, tokens, length)
         rows = torch.arange(len(tokens), device=prompt.device)
         done = torch.zeros_like(rows)
-        bad = torch.zeros((), dtype=torch.bool, device=prompt.device)
+        bad = torch.zeros(2, dtype=torch.bool, device=prompt.device)
         room, width = new, longest
         while room:
             g = min(draft, room)
-            drafts, other, student_logits = _drafted(
+            proposal = _drafted(
                 readers["student"], last, length, width, g, columns, student_sampling, generator, tested, measure
             )
+            drafts = proposal.tokens
             read = torch.cat([last[:, None], drafts[:, :-1]], 1)
             logits = limited(readers["teacher"].read(read, length - 1, width - 1 + g), columns)
-            bad = bad | (logits[:, 0].amax(-1).isnan() & (done < new)).any()
+            wrong = torch.stack([proposal.bad, logits.amax(-1).isnan().any(1)])
+            bad = bad | (wrong & (done < new)).any(1)
             place = done[:, None] + torch.arange(g, device=rows.device)
-            accepted = accepts(logits, drafts if other is None else other, place, teacher_sampling)
+            accepted = accepts(logits, proposal.tested, place, teacher_sampling)
             block, count, replaced = _merged(drafts, accepted, logits, teacher_sampling, generator)
             stops = torch.isin(block, page.stop)
             count = torch.minimum(torch.minimum(count, _through_first(stops)), new - done)
             page.write(rows, done, block, count)
             page.note(rows, done, replaced=replaced)
-            if student_logits is not None:
-                page.note(rows, done, entropy=entropy(student_logits), overlap=overlap(student_logits, logits, top))
+            if proposal.logits is not None:
+                ours = proposal.logits
+                page.note(rows, done, entropy=entropy(ours), overlap=overlap(ours, logits, top))
             ended = (stops & (place - done[:, None] < count[:, None])).any(1)
             page.ended[rows] |= ended
             wrote = count > 0
@@ -203,17 +157,18 @@ def interleave(
             # A row that has ended stays where it is and writes nothing: its `done` says there is no room.
             length, done = length + count, torch.where(ended, new, done + count)
             alive = done < new
-            facts = torch.stack([new - done.min(), length.max(), alive.sum(), bad.long()])
-            room, width, going, wrong = facts.tolist()
-            if wrong:
+            shared = agreed(torch.stack([new - done.min(), bad.any().long()]), student, teacher)
+            room, failed, width, going = torch.cat([shared, torch.stack([length.max(), alive.sum()])]).tolist()
+            if failed:
                 break
-            if room and 2 * going <= len(rows):
+            if room and 0 < 2 * going <= len(rows):
                 stay = alive.nonzero()[:, 0]
                 for network in readers.values():
                     network.keep(stay)
                 rows, last, length, done = rows[stay], last[stay], length[stay], done[stay]
                 width = int(length.max())
-    refuse_nan(bad, "teacher")
+    refuse_nan(bad[0], "student")
+    refuse_nan(bad[1], "teacher")
     return page.rollout()
 
 
@@ -222,6 +177,20 @@ def overlap(student: Tensor, teacher: Tensor, k: int) -> Tensor:
     k = min(k, student.shape[-1])
     ours, theirs = (logits.topk(k).indices for logits in (student, teacher))
     return (ours[..., :, None] == theirs[..., None, :]).any(-1).float().mean(-1)
+
+
+@dataclass
+class Proposal:
+    """What a student drafted."""
+
+    tokens: Tensor
+    """`[B, g]`"""
+    tested: Tensor
+    """`[B, g]`: the tokens that the teacher is asked about."""
+    bad: Tensor
+    """bool `[B]`: NaN logits."""
+    logits: Tensor | None
+    """`[B, g, V]` if they are wanted."""
 
 
 def _drafted(
@@ -235,23 +204,20 @@ def _drafted(
     generator: torch.Generator,
     tested: Tested,
     measure: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The student's next `g` tokens `[B, g]`, what is tested in their place, and its logits `[B, g, V]` if wanted."""
+) -> Proposal:
     drafts, others, kept = [], [], []
-    token = last
+    token, bad = last, torch.zeros_like(last, dtype=torch.bool)
     for j in range(g):
         logits = limited(student.read(token[:, None], length - 1 + j, width + j)[:, -1], columns)
+        bad = bad | logits.amax(-1).isnan()
         token = draw(logits, sampling, generator)
         drafts.append(token)
         if tested == "resampled":
             others.append(draw(logits, sampling, generator))
         if measure:
             kept.append(logits)
-    return (
-        torch.stack(drafts, 1),
-        torch.stack(others, 1) if others else None,
-        torch.stack(kept, 1) if kept else None,
-    )
+    tokens = torch.stack(drafts, 1)
+    return Proposal(tokens, torch.stack(others, 1) if others else tokens, bad, torch.stack(kept, 1) if kept else None)
 
 
 def _merged(

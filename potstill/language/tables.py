@@ -89,7 +89,7 @@ def splits(spec: Text, quiet: bool = False) -> Mapping[str, Callable[[], Table]]
             f"no files {spec.train_split}-*.parquet or {spec.train_split}.jsonl in {root}; there is {there}; data.root "
             "may name one file, and data.train_split another split"
         )
-    return {name: lambda paths=paths: _joined([one_file(path) for path in paths]) for name, paths in groups.items()}
+    return {name: lambda paths=paths: joined([one_file(path) for path in paths]) for name, paths in groups.items()}
 
 
 def one_file(path: Path) -> Table:
@@ -115,7 +115,12 @@ def one_file(path: Path) -> Table:
     )
 
 
-def _joined(tables: Sequence[Table]) -> Table:
+def joined(tables: Sequence[Table]) -> Table:
+    """Files of one split, one behind the other.
+
+    Raises:
+        ValueError: files of two formats.
+    """
     if len(tables) == 1:
         return tables[0]
     sizes = np.array([len(table) for table in tables])

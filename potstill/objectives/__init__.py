@@ -23,6 +23,7 @@ from potstill.objectives.info_flow import InfoFlow
 from potstill.objectives.itrd import ITRD
 from potstill.objectives.kd import KD
 from potstill.objectives.kdsvd import KDSVD
+from potstill.objectives.logit_mse import LogitMSE
 from potstill.objectives.minilm import MiniLMAttention, MiniLMRelations
 from potstill.objectives.mixtures import JSD, MixtureKL, SkewKL, SkewReverseKL
 from potstill.objectives.nst import NST
@@ -34,6 +35,7 @@ from potstill.objectives.reviewkd import ReviewKD
 from potstill.objectives.rkd import RKD
 from potstill.objectives.rrd import RRD
 from potstill.objectives.rtk import RTK
+from potstill.objectives.score_mse import ScoreMSE
 from potstill.objectives.semckd import SemCKD
 from potstill.objectives.several_kd import SeveralKD
 from potstill.objectives.simkd import SimKD
@@ -72,6 +74,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "jsd": JSD,
     "kd": KD,
     "kdsvd": KDSVD,
+    "logit_mse": LogitMSE,
     "ls_dkd": LSDKD,
     "ls_kd": LSKD,
     "minilm_attention": MiniLMAttention,
@@ -88,6 +91,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "rkd": RKD,
     "rrd": RRD,
     "rtk": RTK,
+    "score_mse": ScoreMSE,
     "semckd": SemCKD,
     "several_kd": SeveralKD,
     "simkd": SimKD,
@@ -144,6 +148,7 @@ __all__ = [
     "HiddenCosine",
     "HiddenMSE",
     "InfoFlow",
+    "LogitMSE",
     "MiniLMAttention",
     "MiniLMRelations",
     "MixtureKL",
@@ -152,6 +157,7 @@ __all__ = [
     "RankDistance",
     "ReverseKL",
     "ReviewKD",
+    "ScoreMSE",
     "SemCKD",
     "SeveralKD",
     "SimKD",

@@ -14,7 +14,7 @@ class CrossEntropy(Objective):
     r"""$-\log softmax(z_s)_y$ for each unit; it has no teacher side.
 
     Shapes: student logits `[B, K]` with `label [B]`, or `[B, T, V]` with `label [B, T]`, int64 in [0, K); result
-    `[B]` or `[B, T]`.
+    `[B]` or `[B, T]`. Raises ValueError for labels that are scores and not classes.
     """
 
     needs = ("label",)
@@ -27,6 +27,8 @@ class CrossEntropy(Objective):
 
     @classmethod
     def sized(cls, student, teacher, data, modules, **kw):
+        if data.labels is not None and data.labels.is_floating_point():
+            raise ValueError("ce: the labels are scores and not classes; write ce:0+score_mse:1 instead")
         return cls(**kw)
 
     def forward(self, student: Float[Tensor, "B *T K"], teacher: None, *, label: Int64[Tensor, "B *T"]) -> Tensor:

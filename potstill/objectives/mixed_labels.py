@@ -1,4 +1,4 @@
-"""The labels of an image that is made of two (mixup, CutMix)."""
+"""The labels of an example that is made of two (mixup, CutMix, MixKD)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MixedLabels(Objective):
     needs = ("label", "other", "share")
     zero_at_match = False
     default_taps = ("output", None)
-    part_of = "mixup_kd and cutmix_kd, which mix the images"
+    part_of = "mixup_kd, cutmix_kd and mixkd, which mix the examples"
     matches = "labels"
     paper = "Zhang, Cisse, Dauphin, Lopez-Paz: mixup: Beyond Empirical Risk Minimization. ICLR 2018. arXiv:1710.09412"
 

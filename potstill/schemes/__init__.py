@@ -18,6 +18,8 @@ from potstill.schemes.imitkd import ImitKD
 from potstill.schemes.minillm import MiniLLM
 from potstill.schemes.minilm import MiniLM
 from potstill.schemes.mixed_kd import CutMixKD, MixupKD
+from potstill.schemes.mixkd import MixKD
+from potstill.schemes.okd import OKD
 from potstill.schemes.on_policy import GKD, OnPolicy
 from potstill.schemes.one import ONE
 from potstill.schemes.r2kd import R2KD
@@ -41,10 +43,12 @@ SCHEMES: dict[str, type[Scheme]] = {
     "ema": EMA,
     "gkd": GKD,
     "hkd": HKD,
-    "minilm": MiniLM,
     "imitkd": ImitKD,
     "minillm": MiniLLM,
+    "minilm": MiniLM,
+    "mixkd": MixKD,
     "mixup_kd": MixupKD,
+    "okd": OKD,
     "on_policy": OnPolicy,
     "one": ONE,
     "r2kd": R2KD,
@@ -64,6 +68,7 @@ __all__ = [
     "EMA",
     "GKD",
     "HKD",
+    "OKD",
     "ONE",
     "R2KD",
     "SCHEMES",
@@ -77,6 +82,7 @@ __all__ = [
     "ImitKD",
     "MiniLLM",
     "MiniLM",
+    "MixKD",
     "MixupKD",
     "OnPolicy",
     "SeqKD",

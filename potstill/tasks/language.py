@@ -58,10 +58,10 @@ class Language:
 
     `sequences` writes the response that is learnt from, in place of the data set's. The answer is the logits
     `[B, R, V]` of the response's tokens alone, with `lazy` as `LazyLogits`; where a view has no "at", of all tokens
-    `[B, L, V]`. `vocabulary` is how many tokens there are (by view, where two tokenizers meet): columns beyond are
-    padding and are left out. `judge` scores what a network writes, in `evaluate`. `ends` are the tokens that end a
-    text, `longest` is how many tokens the data's longest response has, and `tokenizer` made them: what a scheme that
-    writes needs to know. `passes` optimizer steps are taken on every batch.
+    `[B, L, V]`. `vocabulary` is how many tokens there are: columns beyond are padding and are left out. `judge` scores
+    what a network writes, in `evaluate`. `ends` are the tokens that end a text, `longest` is how many tokens the data's
+    longest response has, and `tokenizer` made them: what a scheme that writes needs to know. `passes` optimizer steps
+    are taken on every batch.
     """
 
     combine_scope: Literal["unit", "batch"] = "unit"
@@ -72,7 +72,7 @@ class Language:
         sequences: Any = None,
         *,
         lazy: bool = True,
-        vocabulary: int | Mapping[str, int] | None = None,
+        vocabulary: int | None = None,
         judge: Judge | None = None,
         ends: Any = None,
         longest: int = 128,
@@ -116,9 +116,8 @@ class Language:
         return self._splits.get(model)
 
     def _real(self, answer: Answer, view: str) -> Answer:
-        """Without the columns that no token has."""
-        count = self.vocabulary
-        return narrowed(answer, count.get(view) if isinstance(count, Mapping) else count)
+        """Without the columns that no token has. A view in other tokens than the data's has a width of its own."""
+        return narrowed(answer, getattr(self.sequences, "widths", {}).get(view, self.vocabulary))
 
     def combine(self, outputs: SourceOutputs, batch: Batch) -> SourceOutputs:
         return outputs

@@ -1,16 +1,26 @@
 """Losses between two tokenizers, and a student that learns from a teacher of another one."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from test_alignment import MAKES
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from potstill.cell import assemble
+from potstill.examples import Examples, source
 from potstill.language.alignment import Cutter, aligned
 from potstill.language.crossing import TEACHER, CrossTokenizer
+from potstill.language.encode import encode
+from potstill.language.loader import TextLoader, batches, first
+from potstill.language.texts import Texts
 from potstill.language.views import padded, teaching
+from potstill.methods import parse
 from potstill.objectives import GOLD, JSD, ULD
+from potstill.precision import Precision
+from potstill.recipe import Fit
 from potstill.sources import Network
 from potstill.tasks.language import Language
 from potstill.terms import Spec, Term, units
@@ -147,6 +157,13 @@ def network(tokenizer, seed, padding=0):
     return LlamaForCausalLM(config)
 
 
+def sure(teacher):
+    """With logits far enough apart to have something to say."""
+    with torch.no_grad():
+        teacher.lm_head.weight.mul_(20)
+    return teacher
+
+
 def examples(tokenizer, prompts, responses):
     cut = Cutter(tokenizer).cut(responses)
     prompt = padded(tokenizer(prompts)["input_ids"], left=True)
@@ -160,16 +177,13 @@ PROMPTS, RESPONSES = ["Hello", "two", "你好"], ["world, how are you?", "tab  s
     ("one", "other", "term"),
     [
         ("small", "pieces", Term(ULD)),
-        ("large", "words", Term(GOLD)),
-        ("small", "pieces", Term(Spec.of(GOLD, hybrid=True))),
+        ("large", "words", Term(Spec.of(GOLD, merge="observed"))),
     ],
-    ids=["uld", "gold", "hybrid"],
+    ids=["uld", "gold"],
 )
 def test_a_student_learns_from_a_teacher_of_another_tokenizer(tokenizers, one, other, term):
     """Steps as the engine takes them, on networks with logits that are no tokens."""
-    student, teacher = network(tokenizers[one], 0, padding=8), network(tokenizers[other], 1, padding=3)
-    with torch.no_grad():
-        teacher.lm_head.weight.mul_(20)  # a teacher that is sure of something
+    student, teacher = network(tokenizers[one], 0, padding=8), sure(network(tokenizers[other], 1, padding=3))
     sources = {"student": Network(student, trained=True), "teacher": Network(teacher, trained=False)}
     crossing = CrossTokenizer(tokenizers[one], tokenizers[other])
     task = Language(crossing, lazy=False, vocabulary=crossing.vocabulary)
@@ -192,6 +206,28 @@ def test_a_student_learns_from_a_teacher_of_another_tokenizer(tokenizers, one, o
     assert losses[-1] < 0.8 * losses[0], losses
     assert crossing.report() == {"grouped": 1.0}
     assert crossing.report() == {}
+
+
+def test_a_run_of_a_method_string(tokenizers):
+    """The engine's own loop, in micro-batches, with the loader of texts."""
+    one, other = tokenizers["small"], tokenizers["pieces"]
+    prompts = [f"{prompt} {n}" for prompt in PROMPTS for n in range(4)]
+    responses = [f"{response} {n}" for response in RESPONSES for n in range(4)]
+    texts = Texts(prompts, responses, [[response] for response in responses], "own", "train", np.arange(12), str)
+    encoded, crossing = encode(texts, one), CrossTokenizer(one, other)
+    task = Language(crossing, lazy=False, vocabulary=crossing.vocabulary)
+    info, probe = crossing.info(DataInfo(12, 4)), first(encoded, 4, torch.device("cpu"))
+    data = Examples(TextLoader(encoded, 4), info, probe, lambda: batches(encoded, 4, torch.device("cpu")), task=task)
+    speaks = Language(lazy=False, vocabulary=len(other))
+    frozen = {"trained": False, "preprocess": None, "precision": Precision()}
+    teacher = source(sure(network(other, 1, padding=3)), crossing.alone(probe), **frozen, task=speaks)
+    fit = Fit(epochs=4, batch_size=4, lr=1e-2, optimizer="adamw", micro_batch=2)
+    rows = assemble(network(one, 0, padding=8), teacher, parse("gold(hybrid=True)"), data, fit).run().history
+    assert rows[-1]["terms"]["gold"] < 0.9 * rows[0]["terms"]["gold"]
+    assert rows[-1]["report"]["grouped"] == 1.0
+    lazy = replace(data, task=Language(crossing, vocabulary=crossing.vocabulary))
+    with pytest.raises(ValueError, match="GOLD reads whole logits"):
+        assemble(network(one, 0), teacher, parse("gold"), lazy, fit)
 
 
 def test_the_teacher_sees_the_same_text_in_its_own_tokens(tokenizers):
@@ -239,6 +275,23 @@ def test_whoever_writes_both_sides_read_it(tokenizers):
     report = task.report()
     assert report["length"] == 5.0
     assert 0 < report["grouped"] < 1
+
+
+@pytest.mark.parametrize("kind", [GOLD((270, 330)), ULD()], ids=["gold", "uld"])
+def test_where_nothing_that_was_written_is_text_nothing_is_learnt(tokenizers, kind):
+    """A student that begins with half a character, in every sample: a loss of 0 that can be differentiated."""
+    one, other = tokenizers["small"], tokenizers["large"]
+    half = torch.tensor([[one.convert_tokens_to_ids("â"), one.convert_tokens_to_ids("Ĥ")]] * 2)
+    prompt = padded(one(["a", "bc"])["input_ids"], left=True)
+    batch = Batch({"main": teaching(*prompt, half, torch.ones_like(half, dtype=torch.bool), torch.arange(2))})
+    made = CrossTokenizer(one, other)(batch, {}, START, 0)
+    student = logits(2, 2, 270).requires_grad_()
+    teacher = logits(2, made.views[TEACHER].label.shape[1], 330)
+    extras = {"mask": made.main.mask, "label": made.main.label, **made.main.extras}
+    losses = kind(student, teacher, **{name: extras[name] for name in kind.needs})
+    losses.sum().backward()
+    assert not losses.any()
+    assert not student.grad.any()
 
 
 def test_an_empty_prompt_for_a_teacher_that_begins_with_nothing(tokenizers):

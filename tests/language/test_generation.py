@@ -142,13 +142,34 @@ def test_a_wrapper_of_peft_is_looked_through():
 
 def test_columns_behind_the_vocabulary_are_never_written():
     student, teacher = causal("llama"), causal("llama", seed=1, vocab_size=56)
-    hot = Sampling(temperature=50.0, max_new_tokens=16)
+    hot = Sampling(temperature=50.0, max_new_tokens=10)
     settings = {"ends": Ends((), 0), "student_sampling": hot, "teacher_sampling": hot}
     for first, second in ((student, teacher), (teacher, student)):
         assert interleave(first, second, PROMPT, MASK, generator=random(), k=5, **settings).tokens.max() < 50
     narrow = interleave(student, teacher, PROMPT, MASK, generator=random(), k=5, vocabulary=40, **settings)
-    assert 30 < narrow.tokens.max() < 40
+    assert 25 < narrow.tokens.max() < 40
     assert generate(teacher, PROMPT, MASK, hot, Ends((), 0), random(), vocabulary=40).tokens.max() < 40
+
+
+def test_a_rank_that_has_ended_reads_on_until_the_others_have(monkeypatch):
+    student, teacher = causal("llama"), causal("gpt2")
+    short = Sampling(max_new_tokens=3)
+    settings = {"ends": Ends((), 0), "student_sampling": short, "draft": 2}
+    alone = interleave(student, teacher, PROMPT, MASK, generator=random(), **settings)
+    rounds = []
+
+    def another_rank(facts, operation):
+        rounds.append(facts.clone())
+        facts[0] = 1 if len(rounds) < 6 else 0
+
+    monkeypatch.setattr("potstill.language.reading.sharded", lambda network: True)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.all_reduce", another_rank)
+    shared = interleave(student, teacher, PROMPT, MASK, generator=random(), **settings)
+    assert len(rounds) == 6
+    assert rounds[-1][0] == 0
+    assert bool(shared.mask.all())
+    assert torch.equal(shared.tokens[:, :2], alone.tokens[:, :2])
 
 
 @pytest.mark.parametrize(
@@ -232,6 +253,10 @@ def test_bad_input_is_refused_in_words():
     refuse(
         "the teacher gave NaN logits",
         lambda: interleave(network, broken, PROMPT, MASK, ends=ends, generator=seed, student_sampling=GREEDY),
+    )
+    refuse(
+        "the student gave NaN logits",
+        lambda: interleave(broken, network, PROMPT, MASK, ends=ends, generator=seed, student_sampling=GREEDY),
     )
     refuse("the network gave NaN logits", lambda: generate(broken, PROMPT, MASK, GREEDY, ends, seed))
 

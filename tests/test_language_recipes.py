@@ -1,4 +1,4 @@
-"""Every language recipe that ships takes two steps of each of its methods at smoke size, on a few of its texts."""
+"""Every language recipe that ships takes two steps at smoke size, on a few of its texts."""
 
 import ast
 from dataclasses import replace
@@ -19,6 +19,13 @@ from potstill.language.run import checked, opened
 FOLDER = Path(__file__).parents[1] / "recipes" / "language"
 RECIPES = sorted(str(path) for path in FOLDER.glob("*.py"))
 ROWS = 4
+METHODS = {path: catalogue.recipe(path, smoke=True)[0].methods for path in RECIPES}
+
+
+def tried(path):
+    """The recipe's own method, and those that no recipe before it has: the same seven for four tasks are enough once."""
+    before = {method for other in RECIPES[: RECIPES.index(path)] for method in METHODS[other]}
+    return tuple(method for method in METHODS[path] if method not in before or method == METHODS[path][-1])
 
 
 @cache
@@ -38,12 +45,12 @@ def small(made, root, words):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: Path(path).stem)
-def test_every_method_of_a_recipe_takes_two_steps(path, shared, tmp_path, tmp_path_factory):
+def test_the_methods_of_a_recipe_take_two_steps(path, shared, tmp_path, tmp_path_factory):
     made, _ = catalogue.recipe(path, smoke=True)
     words = tokenizer(tmp_path_factory.getbasetemp() / "words")
     made = small(made, shared("data", "text", made.data.name), words)
     options = Options(tmp_path, torch.device("cpu"), Talk(quiet=True))
-    made, methods = checked(made, options)
+    made, methods = checked(replace(made, methods=tried(path)), options)
     setting = opened(made, options)
     teacher = setting.teacher(setting.network(made.teacher, "teacher", 0))
     for method in methods:

@@ -23,7 +23,7 @@ METHODS = {path: catalogue.recipe(path, smoke=True)[0].methods for path in RECIP
 
 
 def tried(path):
-    """The recipe's own method, and those that no recipe before it has: the same seven for four tasks are enough once."""
+    """The recipe's last method, and those that no recipe before it has: four tasks share seven methods."""
     before = {method for other in RECIPES[: RECIPES.index(path)] for method in METHODS[other]}
     return tuple(method for method in METHODS[path] if method not in before or method == METHODS[path][-1])
 

@@ -186,11 +186,13 @@ def choose_precision(
     rounds: int = 5,
     compiling: bool = False,
     assistants: Mapping[str, Source] | None = None,
+    guided: Callable[[Precision], Source] | None = None,
     **kw: Any,
 ) -> Choice:
     """Measure real steps on throw-away copies: weights, statistics and random state stay as they are.
 
-    With `compiling` also compiled ones, where a student's training is long enough (`compiling.consider`).
+    `guided` makes a teacher that reads something else than the student does, in place of `teacher`. With `compiling`
+    also compiled ones, where a student's training is long enough (`compiling.consider`).
     """
     device = examples.probe.main.index.device
 
@@ -201,6 +203,8 @@ def choose_precision(
             )
 
         guide = frozen(teacher, teacher_preprocess) if isinstance(teacher, nn.Module) else teacher
+        if guided is not None:
+            guide = guided(precision)
         others = {
             name: frozen(one.module, one.preprocess) if isinstance(one, Network) else one
             for name, one in (assistants or {}).items()

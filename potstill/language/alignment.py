@@ -32,6 +32,14 @@ class Cut:
     ends: Int64[Tensor, "B R"]
     whole: Bool[Tensor, "B R"]
 
+    def within(self, room: Sequence[int]) -> Cut:
+        """Only so many tokens of each text."""
+        if not (self.mask.sum(1) > torch.as_tensor(room)).any():
+            return self
+        width = max(1, *room)
+        kept = torch.arange(self.ids.shape[1]) < torch.as_tensor(room)[:, None]
+        return Cut(*(part[:, :width] for part in (self.ids, self.mask & kept, self.ends, self.whole & kept)))
+
 
 @dataclass(frozen=True)
 class Aligned:

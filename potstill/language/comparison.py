@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from potstill.comparison import Comparison
 from potstill.evaluation.scores import summarise_scores
 from potstill.evaluation.summary import Cell
 from potstill.language import folder as folders
+from potstill.language.lora import merged
 from potstill.methods import LONE_STUDENT, parse
 from potstill.ranks import rank, wait
 from potstill.registry import MODEL, RESULT
@@ -38,27 +39,30 @@ class TextComparison(Comparison):
     def learn_teacher(self) -> None:
         """Train the teacher, or load it, and look at what it is worth."""
         spec, folder, seed = self.setting.recipe.teacher, self.options.out / "teacher", self.options.seed
-        module = self.setting.network(spec, "teacher", seed)
+        # Of two tokenizers, the teacher reads the texts in tokens of its own.
+        own = getattr(self.setting, "other", None) or self.setting
+        module = own.network(spec, "teacher", seed)
         self.card = {"model": spec.name, "parameters": runs.parameters(module), "seconds": 0.0}
         if spec.taught:
             self.card["checkpoint"] = spec.name
         else:
             alone = Trainee(spec, parse(LONE_STUDENT), self.setting.recipe.training_of(), seed, folder)
             alone.module = module
-            teach(self, alone, registry.key(self.setting, seed), "teacher")
+            teach(replace(self, setting=own), alone, registry.key(own, seed), "teacher")
+            module = merged(module)  # it was saved with its adapters added to the weights
             module.load_state_dict(folders.load_student(folder / MODEL).model.state_dict())
             kept = json.loads((folder / RESULT).read_text())
             self.card |= {name: kept[name] for name in ("seconds", "key") if name in kept}
         wait()
-        self.teacher = live = self.setting.teacher(module, self.precision)
-        examples = self.setting.examples(self.setting.recipe.fit, seed)
+        self.teacher = live = own.teacher(module, self.precision)
+        examples = own.examples(self.setting.recipe.fit, seed)
         found: TextEvaluation = examples.task.evaluate(live, examples.held())
         if not found.finite:
             raise ValueError("the teacher answers with NaN or infinity on the validation texts; check its weights")
         self.options.talk.say(f"teacher: {found.says}")
         self.card["scores"] = found.scores
         if rank() == 0 and not (folder / SAMPLES).exists():
-            checkpoint.write_json(folder / SAMPLES, {"items": self.setting.samples(SHOWN)})
+            checkpoint.write_json(folder / SAMPLES, {"items": own.samples(SHOWN)})
 
     def kept(self, trainee: Trainee) -> tuple[dict[str, Any], Any]:
         """A trained network is evaluated and saved as a folder of transformers."""

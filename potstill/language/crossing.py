@@ -6,8 +6,9 @@ Letters in shapes: B samples, R tokens of the response by the student's tokenize
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from potstill.language.alignment import Aligned, Cutter, groups
@@ -27,9 +28,13 @@ class CrossTokenizer:
 
     The student's view keeps its tokens, whoever chose them: the data set's, or those that `sequences` wrote. Its
     extras become those that `gold` and `uld` need: `group` `[B, R]`, `teacher_group`, `teacher_label` and
-    `teacher_mask` `[B, Q]`. `prompts` are what the teacher is asked, by sample number (in its own chat template, say);
-    without them it is the student's prompt as plain text, behind what the teacher's tokenizer begins a text with.
-    `stop` and `teacher_stop` are ids that end a text, the teacher's first one is what it would end it with.
+    `teacher_mask` `[B, Q]`. `prompts` are what the teacher is asked, by sample number (in its own chat template, say):
+    texts, or a function that gives the teacher's ids; without them it is the student's prompt as plain text, behind
+    what the teacher's tokenizer begins a text with. `stop` and `teacher_stop` are ids that end a text, the teacher's
+    first one is what it would end it with. `context` is how many tokens the teacher reads: where a response is longer
+    than what the prompt leaves, the teacher is shown its beginning, and the rest is in no group.
+
+    Where a run has sources and none is a teacher, nobody would read that view, and it is not made.
 
     Task and losses need whole logits: `Language(crossing, lazy=False, vocabulary=crossing.vocabulary)`. `vocabulary`
     counts the student's tokens, `widths` those of views in other tokens. A scheme in which the teacher writes or judges
@@ -42,38 +47,48 @@ class CrossTokenizer:
         teacher_tokenizer: Any,
         sequences: Sequences | None = None,
         *,
-        prompts: Sequence[str] | None = None,
+        prompts: Sequence[str] | Callable[[int], Any] | None = None,
         stop: Sequence[int] | None = None,
         teacher_stop: Sequence[int] | None = None,
+        context: int | None = None,
     ):
         self.student, self.teacher = Cutter(student_tokenizer, stop), Cutter(teacher_tokenizer, teacher_stop)
-        self.sequences, self.prompts = sequences, prompts
+        self.sequences, self.prompts, self.context = sequences, prompts, context
         self.vocabulary = real(student_tokenizer)
         self.widths: Mapping[str, int] = {TEACHER: real(teacher_tokenizer)}
         self._tokens, self._grouped = 0, 0
 
     def around(self, sequences: Sequences | None) -> CrossTokenizer:
-        """The same for responses that somebody else writes; None: the data's."""
+        """The same for responses that somebody else writes; None: the data's. It counts for itself."""
         other = copy.copy(self)
-        other.sequences = sequences
+        other.sequences, other._tokens, other._grouped = sequences, 0, 0
         return other
+
+    @cached_property
+    def matched(self) -> Any:
+        """Tokens that both vocabularies have."""
+        return matched(self.student.tokenizer, self.teacher.tokenizer)
 
     def info(self, data: DataInfo) -> DataInfo:
         """With the tokens that both vocabularies have, for `gold(hybrid=True)`."""
-        return replace(data, matched=matched(self.student.tokenizer, self.teacher.tokenizer))
+        return replace(data, matched=self.matched)
 
     def __call__(self, batch: Batch, sources: Mapping[str, Source], progress: Progress, seed: int) -> Batch:
         if self.sequences is not None:
             batch = self.sequences(batch, sources, progress, seed)
+        if sources and TEACHER not in sources:
+            return batch
         main = batch.main
         assert main.label is not None
         assert main.mask is not None
         texts, ended, mine = self.student.read(main.label, main.mask)
-        theirs = self.teacher.cut(texts, ended)
+        theirs, prompts = self.teacher.cut(texts, ended), self._asked(main)
+        if self.context is not None:
+            theirs = theirs.within([self.context - len(prompt) for prompt in prompts])
         found = Aligned(mine, theirs, *groups(mine, theirs))
         self._tokens += int(mine.mask.sum())
         self._grouped += int((found.group >= 0).sum())
-        asked = padded(self._asked(main), left=True)
+        asked = padded(prompts, left=True)
         device = main.index.device
         extras = {name: value.to(device) for name, value in found.extras.items()}
         view = replace(main, extras={**main.extras, **extras})
@@ -104,9 +119,12 @@ class CrossTokenizer:
 
     def _asked(self, main: View) -> list[list[int]]:
         """The prompts in the teacher's tokens."""
-        if self.prompts is not None:
-            texts = [self.prompts[number] for number in main.index.tolist()]
-            return self._cut(texts)
+        numbers = main.index.tolist()
+        prompts: Any = self.prompts
+        if callable(prompts):
+            return [list(prompts(number)) for number in numbers]
+        if prompts is not None:
+            return self._cut([prompts[number] for number in numbers])
         ids, mask = main.extras[PROMPT].cpu().numpy(), main.extras[PROMPT_MASK].cpu().numpy()
         rows = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
         texts = self.student.tokenizer.batch_decode(rows, skip_special_tokens=True)

@@ -25,7 +25,11 @@ class LanguageRecipe:
     student: LanguageModel = field(default_factory=LanguageModel)
     """The small network."""
     tokenizer: str | None = None
-    """Name or folder of the tokenizer of both; left out, the teacher's own, or one trained on the training texts."""
+    """Name or folder of the student's tokenizer, and of a teacher without weights; new: one trained on the training
+    texts. Left out, the student's own where it comes with weights, else the teacher's, else a new one."""
+    teacher_tokenizer: str | None = None
+    """Name or folder of the teacher's tokenizer; left out, its own where it comes with weights, else the student's.
+    Between two tokenizers gold and uld distil."""
     vocabulary: int = 4096
     """Tokens of a tokenizer that is trained."""
     methods: tuple[str, ...] = ("student", "forward_kl")

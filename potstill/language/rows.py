@@ -22,7 +22,7 @@ def written(
         ValueError: columns that are not there, values that are not text, or conversations that are none.
     """
     answered = answered and spec.response != NONE
-    if not spec.prompt and MESSAGES in table.names:
+    if _conversing(table, spec):
         prompts, responses = _conversations(table, tokenizer)
         return prompts, responses if answered else None
     asked, answer = _asked(table, spec), _answer(table, spec) if answered else None
@@ -38,6 +38,15 @@ def written(
             for row, prompt in enumerate(prompts)
         ]
     return prompts, None if answer is None else [answer.fill(columns, row) for row in range(len(table))]
+
+
+def templated(table: Table, spec: Text) -> bool:
+    """Whether prompts are written in a tokenizer's chat template."""
+    return spec.chat or _conversing(table, spec)
+
+
+def _conversing(table: Table, spec: Text) -> bool:
+    return not spec.prompt and MESSAGES in table.names
 
 
 def _asked(table: Table, spec: Text) -> list[Template]:

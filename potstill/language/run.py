@@ -12,7 +12,7 @@ from potstill.assistants import teach
 from potstill.compare import check_methods, completed
 from potstill.comparison import Options
 from potstill.idle import unused
-from potstill.language import models, texts, tokenizers
+from potstill.language import models, pairing, texts, tokenizers
 from potstill.language.comparison import TextComparison
 from potstill.language.encode import Encoded, encode
 from potstill.language.generation import Ends
@@ -94,23 +94,46 @@ def checked(recipe: LanguageRecipe, options: Options) -> tuple[LanguageRecipe, l
 def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
     """The recipe with its texts as tokens."""
     talk, spec = options.talk, recipe.data.settled()
-    named = recipe.tokenizer or next((str(one.name) for one in (recipe.teacher, recipe.student) if one.taught), None)
-    tokenizer = None if named is None else tokenizers.load(named, ends=spec.end is None)
+    tokenizer, theirs = pairing.tokenizers_of(recipe, ends=spec.end is None)
     train, valid = texts.load(spec, tokenizer, quiet=talk.quiet)
     if tokenizer is None:
         tokenizer = tokenizers.train(
             [*train.prompts, *(train.responses or [])], recipe.vocabulary, digits="exact" in spec.measures
         )
         talk.say(f"tokenizer: {len(tokenizer):,} tokens, byte-level BPE trained on the training texts")
-    context = min(_context(one) for one in (recipe.teacher, recipe.student))
-    sides = [encode(one, tokenizer, spec, context=context) for one in (train, valid)]
+    reads, context = _context(recipe.teacher), _context(recipe.student)
+    if theirs is None:
+        reads = context = min(reads, context)
+        sides = [encode(one, tokenizer, spec, context=context) for one in (train, valid)]
+    else:
+        difference = pairing.check([parse(text) for text in recipe.methods], tokenizer, theirs)
+        both = [pairing.both(one, spec, tokenizer, theirs, context, reads) for one in (train, valid)]
+        sides = [one for one, _ in both]
+    if not sides[1].answered:
+        raise ValueError(
+            f"{spec.name}: the texts to validate on have prompts only, so that nothing tells how good a student is; "
+            "give them responses (a validation file beside the training file), and put further prompts in data.extra"
+        )
     talk.say(f"data: {spec.name}, {len(train):,} training and {len(valid):,} validation texts")
     notes = [note for side in sides for note in side.notes]
     for note in notes:
         talk.say(f"  {note}")
+    mine = _setting(recipe, options, tokenizer, sides, context, notes)
+    if theirs is None:
+        return mine
+    other = _setting(recipe, options, theirs, [one for _, one in both], reads, [])
+    notes.append(f"two tokenizers: {difference}; the teacher's loss and next token % are of its own tokens")
+    talk.say(f"  {notes[-1]}")
+    return replace(mine, other=other, crossing=pairing.crossed(tokenizer, sides[0], theirs, other.train, reads))
+
+
+def _setting(
+    recipe: LanguageRecipe, options: Options, tokenizer: Any, sides: list[Encoded], context: int, notes: list[str]
+) -> TextSetting:
+    """Texts in the tokens of one tokenizer."""
     ends = Ends((sides[0].end,), sides[0].pad)
     longest = min(int(sides[0].responses.max()) or context // 2, context - int(sides[0].prompts.max()))
-    judge = _judge(recipe, spec, sides[1], tokenizer, ends, longest)
+    judge = _judge(recipe, recipe.data.settled(), sides[1], tokenizer, ends, longest)
     fingerprint = tokenizers.fingerprint(tokenizer)
     return TextSetting(recipe, options.device, tokenizer, sides[0], sides[1], ends, longest, judge, notes, fingerprint)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from potstill.errors import did_you_mean
 from potstill.language.generation import Sampling
+from potstill.language.outside import ByVllm
 from potstill.language.writers import Alone, lasting
 from potstill.scheme import Scene
 from potstill.tasks.language import Language
@@ -15,8 +17,15 @@ from potstill.types import MAIN
 def plain(scene: Scene, method: str, answered: bool = False) -> Language:
     """The data's own kind of example, which must be texts; with `answered`, texts with responses.
 
-    Raises ValueError for other data.
+    Raises ValueError for other data, and for a teacher that cannot be asked about texts that are written on the way.
     """
+    teacher = scene.teacher
+    if teacher.module is None and not getattr(teacher, "answers_new_texts", False):
+        raise ValueError(
+            f"{method} asks the teacher about texts that are written while the student learns, and a "
+            f"{type(teacher).__name__} knows the given ones only; use the live network, or a method that learns from "
+            "the data set (forward_kl)"
+        )
     task = scene.examples.task
     if not isinstance(task, Language) or task.ends is None:
         raise ValueError(f"{method} lets language models write, and the data of this run is no text with a prompt")
@@ -35,7 +44,12 @@ def columns(task: Language) -> int | None:
 
 
 def alone(scene: Scene, who: str, method: str, options: Any) -> Alone:
-    """One network writes, as a scheme's options temperature, top_p, top_k and tokens say."""
-    task = plain(scene, method)
+    """One network writes, as a scheme's options writer, temperature, top_p, top_k and tokens say.
+
+    Raises ValueError for an unknown writer.
+    """
+    task, kinds = plain(scene, method), {"own": Alone, "vllm": ByVllm}
+    if options.writer not in kinds:
+        raise ValueError(f"{method}: unknown writer {options.writer!r}; {did_you_mean(options.writer, kinds)}")
     sampling = Sampling(options.temperature, options.top_p, options.top_k)
-    return Alone(who, method, task.ends, lasting(sampling, options.tokens, task.longest), columns(task))
+    return kinds[options.writer](who, method, task.ends, lasting(sampling, options.tokens, task.longest), columns(task))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,19 @@ import torch
 from torch import nn
 
 from potstill.cell import assemble, choose_precision
+from potstill.engine import Engine
 from potstill.evaluation.scores import Measure
 from potstill.examples import Examples, source
 from potstill.hashing import hash_int
 from potstill.language import folder, models
+from potstill.language.crossing import CrossTokenizer
 from potstill.language.encode import Encoded
 from potstill.language.generation import Ends
 from potstill.language.judge import Judge
 from potstill.language.loader import TextLoader, batches, first
 from potstill.language.models import LanguageModel
 from potstill.language.recipe import LanguageRecipe
+from potstill.language.vocabulary import real
 from potstill.methods import Method
 from potstill.precision import Choice, Precision
 from potstill.ranks import rank, world_size
@@ -50,6 +53,10 @@ class TextSetting:
     notes: list[str]
     fingerprint: str
     """Of the tokenizer."""
+    other: TextSetting | None = None
+    """The same texts in the tokens of a teacher that has a tokenizer of its own, sample by sample."""
+    crossing: CrossTokenizer | None = None
+    """Who shows them to the teacher."""
     cached: None = None
     lessons = 1
     side_by_side = False
@@ -59,9 +66,10 @@ class TextSetting:
         return self.recipe.data.name
 
     @property
-    def digests(self) -> dict[str, str]:
+    def digests(self) -> dict[str, Any]:
         """What tells this data from other data."""
-        return {"train": self.train.digest, "valid": self.valid.digest, "tokenizer": self.fingerprint}
+        own = {"train": self.train.digest, "valid": self.valid.digest, "tokenizer": self.fingerprint}
+        return own if self.other is None else {**own, "teacher": self.other.digests}
 
     @property
     def learns_from(self) -> dict[str, Any]:
@@ -74,10 +82,12 @@ class TextSetting:
         judged = [] if self.judge is None else self.judge.measures
         return [*judged, Measure("loss", "loss", higher=False), Measure("token_accuracy", "next token %")]
 
-    @cached_property
+    @property
     def task(self) -> Language:
         return Language(
-            vocabulary=len(self.tokenizer),
+            None if self.crossing is None else self.crossing.around(None),
+            lazy=self.crossing is None,
+            vocabulary=real(self.tokenizer),
             judge=self.judge,
             ends=self.ends,
             longest=self.longest,
@@ -90,6 +100,8 @@ class TextSetting:
 
     def network(self, spec: LanguageModel, role: str, seed: int, teacher: nn.Module | None = None) -> nn.Module:
         """A network of the recipe, initialised as a function of (seed, role)."""
+        if self.other is not None and role == "teacher":
+            return self.other.network(spec, role, seed)
         return models.build(spec, self.tokenizer, hash_int(seed, role), teacher=teacher).to(self.device)
 
     def student(self, method: Method, seed: int, teacher: Source | None) -> nn.Module:
@@ -112,6 +124,8 @@ class TextSetting:
 
     def teacher(self, module: nn.Module, precision: Precision | None = None, spec: LanguageModel | None = None) -> Live:
         """A frozen source."""
+        if self.other is not None:
+            return self.other.teacher(module, precision, spec)
         probe = first(self.train, PROBE_ROWS, self.device)
         return source(module, probe, trained=False, preprocess=None, precision=precision or Precision(), task=self.task)
 
@@ -131,9 +145,10 @@ class TextSetting:
             world=world_size(),
             drop_last=fit.drop_last,
         )
+        info = DataInfo(len(self.train), loader.batch_size)
         return Examples(
             loader,
-            DataInfo(len(self.train), loader.batch_size),
+            info if self.crossing is None else self.crossing.info(info),
             first(self.train, PROBE_ROWS, self.device),
             lambda: batches(self.valid, EVALUATION_BATCH, self.device),
             lambda: batches(self.train, EVALUATION_BATCH, self.device),
@@ -143,10 +158,12 @@ class TextSetting:
     def check(self, methods: list[Method], seed: int) -> None:
         """Build everything once, on throw-away copies, so that mistakes show before the first step."""
         fit = self.recipe.fit
+        if not self.train.answered and not self.recipe.teacher.taught:
+            raise ValueError(f"the teacher has no weights and would learn from {self.name}, which has prompts only")
         teacher = self.teacher(self.network(self.recipe.teacher, "teacher", seed))
         for method in methods:
             for stage in method.stages:
-                assemble(
+                engine = assemble(
                     self.student(method, seed, teacher),
                     teacher if method.needs_teacher else None,
                     method,
@@ -155,11 +172,22 @@ class TextSetting:
                     stage=stage,
                     **self.others(seed),
                 )
+                self.check_answered(method, engine)
+
+    def check_answered(self, method: Method, engine: Engine) -> None:
+        """Raises ValueError for a method that learns from responses where the data has none and nobody writes any."""
+        writes = getattr(engine.task, "sequences", None) is not None or not isinstance(engine.loader, TextLoader)
+        if not self.train.answered and not writes:
+            raise ValueError(
+                f"{method.name} learns from the responses of {self.name}, which has prompts only; take a method in "
+                "which a network writes them, e.g. on_policy, skd or seqkd"
+            )
 
     def measure(self, methods: list[Method], seed: int, rounds: int = 3, compiling: bool = False) -> Choice:
         """The fastest precision for a step of these methods that needs no sampling, if there is one."""
         method = next((one for one in reversed(methods) if one.needs_teacher and one.scheme is None), methods[0])
         teacher = self.teacher(self.network(self.recipe.teacher, "teacher", seed))
+        apart = self.other is not None and method.needs_teacher
         return choose_precision(
             self.student(method, seed, teacher),
             teacher.module if method.needs_teacher else None,
@@ -169,5 +197,6 @@ class TextSetting:
             None,
             None,
             rounds,
+            guided=(lambda precision: self.teacher(copy.deepcopy(teacher.module), precision)) if apart else None,
             **self.others(seed),
         )

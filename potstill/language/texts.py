@@ -14,7 +14,7 @@ import numpy as np
 from potstill.data.raw import VALID_NAMES
 from potstill.errors import did_you_mean
 from potstill.hashing import hash_int
-from potstill.language.rows import written
+from potstill.language.rows import templated, written
 from potstill.language.spec import Text
 from potstill.language.tables import Table, one_file, splits
 
@@ -35,6 +35,8 @@ class Texts:
     rows: np.ndarray = field(repr=False)
     where: Callable[[int], str] = field(repr=False)
     notes: tuple[str, ...] = ()
+    render: Callable[[Any], list[str]] | None = field(default=None, repr=False)
+    """Prompts of all rows of the data as a tokenizer's chat template writes them; None where none was asked."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -50,6 +52,13 @@ class Texts:
     def place(self, index: int | np.integer) -> str:
         """Where an example stands in the data, in words."""
         return self.where(int(self.rows[index]))
+
+    def asked_by(self, tokenizer: Any) -> Texts:
+        """The same examples, their prompts in this tokenizer's chat template where they are in another's."""
+        if self.render is None:
+            return self
+        prompts = self.render(tokenizer)
+        return replace(self, prompts=[prompts[row] for row in self.rows.tolist()])
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Texts:
         """Only these examples, in this order."""
@@ -87,6 +96,13 @@ def load(spec: Text, tokenizer: Any = None, *, quiet: bool = False) -> tuple[Tex
     return train, valid
 
 
+def of_table(spec: Text, table: Table, split: str, tokenizer: Any = None) -> Texts:
+    """The texts of a table that is there already. Raises ValueError as `load` does."""
+    if not len(table):
+        raise ValueError(f"{table.files[0]} has no rows")
+    return _texts(spec.settled(), table, split, tokenizer)
+
+
 def _validation(spec: Text, there: Mapping[str, Any]) -> str | None:
     if spec.valid_split is None:
         return next((name for name in VALID_NAMES if name in there), None)
@@ -112,6 +128,8 @@ def _texts(spec: Text, table: Table, split: str, tokenizer: Any, answered: bool 
     prompts, responses = written(table, spec, tokenizer, answered)
     references = [[] for _ in prompts] if responses is None else [[response] for response in responses]
     texts = Texts(prompts, responses, references, spec.title, split, np.arange(len(table)), table.where)
+    if templated(table, spec):
+        texts = replace(texts, render=lambda tokenizer: written(table, spec, tokenizer, answered=False)[0])
     return _without_empty(texts, spec)
 
 
@@ -183,6 +201,16 @@ def _with_extra(texts: Texts, spec: Text, tokenizer: Any) -> Texts:
         part = int(np.searchsorted(before, row, "right")) - 1
         return all_of[part].where(row - int(before[part]))
 
+    def render(tokenizer: Any) -> list[str]:
+        found = []
+        for part, size in zip(all_of, np.diff(before).tolist(), strict=True):
+            if part.render is None:  # of this part, prompts are the same for every tokenizer
+                known = dict(zip(part.rows.tolist(), part.prompts, strict=True))
+                found += [known.get(row, "") for row in range(size)]
+            else:
+                found += part.render(tokenizer)[:size]
+        return found
+
     note = (
         f"{len(prompts) - len(texts):,} further prompts without responses: the training data counts as prompts only, "
         "for texts that networks write"
@@ -194,5 +222,6 @@ def _with_extra(texts: Texts, spec: Text, tokenizer: Any) -> Texts:
         references=[[] for _ in prompts],
         rows=np.concatenate([one.rows + start for one, start in zip(all_of, before[:-1], strict=True)]),
         where=where,
+        render=None if all(one.render is None for one in all_of) else render,
         notes=(*texts.notes, *(note for one in more for note in one.notes), note),
     )

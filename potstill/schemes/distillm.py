@@ -34,7 +34,7 @@ class DistiLLM(Scheme):
     `skew_kl(alpha=0.1)` alone, as their scripts for GPT-2 of 0.1 B, `distillm+skew_reverse_kl` for larger students.
 
     Where we differ: the authors add the language-model loss on a corpus of plain text, which is another data set, and
-    begin with a student fine-tuned for 3 epochs. They count texts, we batches, in the buffer's "full".
+    begin with a student fine-tuned for 3 epochs.
 
     Raises:
         ValueError: options out of range, data without responses, a cached teacher.
@@ -48,6 +48,7 @@ class DistiLLM(Scheme):
     top_p: float = 1.0
     top_k: int = 0
     tokens: int = 0
+    writer: str = "own"
 
     paper: ClassVar[str] = (
         "Ko, Kim, Chen, Yun: DistiLLM: Towards Streamlined Distillation for Large Language Models. "

@@ -49,13 +49,15 @@ def teacher(recipe: LanguageRecipe, options: Options) -> dict[str, Any]:
     Raises ValueError as `run` does, and for a teacher that has weights.
     """
     recipe, _ = checked(recipe, options)
-    spec, seed = recipe.teacher, options.seed
+    spec: Any = recipe.teacher
+    seed = options.seed
     if spec.taught:
         raise ValueError(
             f"the teacher {spec.name} has weights: there is nothing to train; to fine-tune it, make it the student: "
             f"potstill distill RECIPE --student.name {spec.name} --methods {LONE_STUDENT}"
         )
-    setting, alone = opened(recipe, options), parse(LONE_STUDENT)
+    alone = parse(LONE_STUDENT)
+    setting: Any = opened(recipe, options)
     place = options.out / registry.key(setting, seed)
     pupil = Trainee(spec, alone, recipe.training_of(), seed, place)
     pupil.module = setting.network(spec, "teacher", seed)

@@ -25,6 +25,9 @@ GOLDENS = ROOT / "tests" / "goldens"
 INDEX = "README.md"
 NOTE = "<!-- Written by docs/methods.py from the class; edit that. -->"
 NAMED = {"icd": "Potstill's home method."}
+GUIDE = "../language.md"
+WRITTEN = "texts, a prompt and its response"
+"""What methods are for that a recipe of language models can name."""
 NO_SOURCE = "neither the authors' code nor their equations were at hand: what is here is our reading"
 HEADINGS = {
     "Shapes:": "Shapes",
@@ -52,7 +55,8 @@ def index(found: list[Entry], added: tuple[Added, ...]) -> str:
         f"{len(found) - 1} methods and the lone student, each under the name that method strings use. *Parameters*"
     ]
     lines += [f"are those trained beside the student's, on {FIRST.teacher} and {FIRST.student} with {FIRST.classes}"]
-    lines += ["classes. Which methods apply to two other networks, and what they add to them, is told by", "", "```"]
+    lines += [f"classes; where it says [texts]({GUIDE}) a method is for language models. Which methods apply to two"]
+    lines += ["other networks, and what they add to them, is told by", "", "```"]
     lines += ["potstill list methods --for resnet32x4 ShuffleV1", "```"]
     for kind, meaning in (MATCHES | {"": "Not yet declared."}).items():
         of_kind = [(e, a) for e, a in zip(found, added, strict=True) if e.kind.matches == kind]
@@ -62,9 +66,9 @@ def index(found: list[Entry], added: tuple[Added, ...]) -> str:
         lines += ["| method | year | paper | stands for | stages | parameters |", "|---|---|---|---|---|--:|"]
         for entry, new in of_kind:
             paper = entry.paper
-            year, title = (paper.year, paper.title) if paper else ("", "the labels alone")
+            year, title = paper.year if paper else "", entry.title or "the labels alone"
             stands_for = entry.method.name if entry.method.scheme else entry.method.expansion
-            trained = f"{new.parameters:,}" if new.applies else "–"
+            trained = f"{new.parameters:,}" if new.applies else f"[texts]({GUIDE})" if entry.wants else "–"
             cells = (
                 f"[{entry.name}]({entry.name}.md)",
                 year,
@@ -124,7 +128,10 @@ def rows(entry: Entry, added: Added) -> Iterator[tuple[str, str]]:
         yield from scheme_rows(entry, entry.method.scheme)
     pair = f"{FIRST.teacher} and {FIRST.student}, {FIRST.classes} classes"
     trained = f"{added.parameters:,} parameters" if added.parameters else "nothing"
-    yield "trains", f"{trained} beside the student ({pair})" if added.applies else added.reason
+    if entry.wants:
+        yield "for", f"{entry.wants}: [language models]({GUIDE})"
+    else:
+        yield "trains", f"{trained} beside the student ({pair})" if added.applies else added.reason
     if added.buffers >= MIB:
         yield "keeps", f"{added.buffers / MIB:.1f} MiB for {SAMPLES:,} training samples"
 
@@ -203,9 +210,15 @@ def how_to_run(entry: Entry, kind: type) -> list[str]:
         if "(" in written
         else f"{LONE_STUDENT} {written}"
     )
-    lines = ["", "## How to run it", "", "```", f"potstill distill --methods {compared}", "```", ""]
-    lines += ["```python", f'student = potstill.distill(teacher, student, train_loader, method="{written}", epochs=30)']
-    lines += ["```", ""]
+    lines = ["", "## How to run it", ""]
+    if entry.wants.startswith(WRITTEN):
+        lines += ["```", f"potstill distill translate_small --methods {compared}", "```", ""]
+    elif entry.wants:
+        lines += [f"As the method `{written}`, for {entry.wants}: [language models]({GUIDE}).", ""]
+    else:
+        lines += ["```", f"potstill distill --methods {compared}", "```", ""]
+        call = f'student = potstill.distill(teacher, student, train_loader, method="{written}", epochs=30)'
+        lines += ["```python", call, "```", ""]
     known = inspect.signature(kind).parameters.values()
     options = {p.name: p.default for p in known if p.default is not p.empty and p.name not in SIZED}
     options |= {WARM_UP: kind.warm_up} if getattr(kind, WARM_UP, 0) else {}

@@ -27,7 +27,17 @@ DATA = {
     "tiny_imagenet": "Tiny ImageNet, 64x64 colour, 200 classes; hub or --data.root",
     "imagenet": "ImageNet, photographs, 1,000 classes; hub (with access) or --data.root",
     "--data.root DIR": "your own: a folder of class folders, Parquet, tar shards, or a CSV of paths and labels",
+    "multi30k": "texts: Multi30k, 29,000 sentences, German to English; BLEU, chrF; hub or --data.root",
+    "dialogsum": "texts: DialogSum, 12,460 dialogues and summaries; ROUGE-L; hub or --data.root",
+    "gsm8k": "texts: GSM8K, 7,473 questions in words, the answer after ####; exact match; hub or --data.root",
+    "instructions": "texts: Alpaca's instructions; loss, ROUGE-L; hub or --data.root",
+    "self_instruct": "texts: the 175 instructions that Self-Instruct begins with; --data.root",
+    "alpaca_eval": "texts: the 805 instructions of AlpacaEval; --data.root",
+    "evol_instruct": "texts: 218 evolved instructions; --data.root",
+    "ultrafeedback": "texts: 2,000 prompts of UltraFeedback; --data.root",
+    "--data.root FILE": "your own texts: JSON lines or Parquet of prompt and response, or of messages",
 }
+"""Images, then texts."""
 
 
 def models() -> list[dict[str, Any]]:
@@ -86,11 +96,28 @@ def grid(named: str | None, smoke: bool, root: str | None = None) -> tuple[Grid,
         return Grid.of(made), None
     path = _found(named, "grid")
     made = _made(path, smoke, "grid") or _made(path, smoke, "recipe")
+    if isinstance(made, LanguageRecipe):
+        raise ValueError(
+            f"{named} is a recipe of language models, and a grid compares image classifiers; all its methods and seeds "
+            f"run with: potstill distill {named}"
+        )
     if isinstance(made, Recipe):
         made = Grid.of(made)
     if not isinstance(made, Grid):
         raise ValueError(f"{path} does not define grid(smoke=False) -> potstill.Grid, nor a recipe")
     return made, str(named)
+
+
+def language(named: str | None, smoke: bool, root: str | None = None) -> LanguageRecipe | None:
+    """The recipe of language models that a file, a name or data stand for; None where they stand for another kind.
+
+    Raises ValueError for a file or name that does not exist.
+    """
+    if named is None:
+        made = own(Path(root), smoke) if root else None
+    else:
+        made = _made(_found(named, "recipe or grid"), smoke, "recipe")
+    return made if isinstance(made, LanguageRecipe) else None
 
 
 def _found(named: str, what: str) -> Path:

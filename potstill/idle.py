@@ -5,6 +5,9 @@ from __future__ import annotations
 from potstill.ranks import world_size
 from potstill.recipe import Fit, Recipe
 
+WARMING = ("cosine", "linear")
+"""Schedules that begin with a warm-up."""
+
 
 def without_effect(recipe: Recipe) -> list[str]:
     """Sentences about settings that do nothing in this recipe."""
@@ -23,7 +26,7 @@ def unused(fit: Fit, where: str) -> list[str]:
     usual = Fit()
     rules = [
         ("momentum", fit.optimizer != "sgd", f"the optimizer is {fit.optimizer}"),
-        ("warmup", fit.schedule != "cosine", f"the schedule is {fit.schedule}, and only cosine warms up"),
+        ("warmup", fit.schedule not in WARMING, f"the schedule is {fit.schedule}, and only cosine and linear warm up"),
         ("milestones", fit.schedule != "milestones", f"the schedule is {fit.schedule}"),
         ("patience", fit.schedule != "plateau", f"the schedule is {fit.schedule}"),
         ("micro_batch", fit.micro_batch is not None and fit.micro_batch >= fit.batch_size, "it holds a whole batch"),

@@ -73,6 +73,18 @@ class Entry:
         return self.own.kind if self.method.scheme is None else type(self.method.scheme)
 
     @property
+    def wants(self) -> str:
+        """What data it is for, where that is not any: texts, say."""
+        return self.kind.wants
+
+    @property
+    def title(self) -> str:
+        """Of its paper."""
+        if self.paper is not None:
+            return self.paper.title
+        return "the lone student" if self.name == LONE_STUDENT else ""
+
+    @property
     def paper(self) -> Paper | None:
         return Paper.parse(self.kind.paper) if self.kind.paper else None
 
@@ -112,7 +124,8 @@ def look(pair: Pair | None = None) -> tuple[list[dict[str, Any]], Tried]:
                 # Every option of a scheme would fill the line.
                 "stands_for": entry.method.expansion if entry.method.scheme is None else entry.method.name,
                 "taps": taps,
-                "title": paper.title if paper else "the lone student",
+                "title": entry.title,
+                "wants": entry.wants or None,
                 "paper": kind.paper,
             }
         )

@@ -172,7 +172,8 @@ class _Bench:
                 held = (value for term in wired for value in term.objective.buffers())
                 buffers.append(sum(value.numel() * value.element_size() for value in held))
         except ValueError as error:
-            return Added(reason=shortened(str(error)))
+            wants = next((scheme.wants for scheme in method.schemes if scheme.wants), None)
+            return Added(reason=f"it learns from {wants}" if wants else shortened(str(error)))
         return Added(parameters, max(buffers))
 
 

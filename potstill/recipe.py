@@ -8,7 +8,7 @@ from typing import Literal
 
 from potstill.data.spec import Data
 from potstill.models.foreign import brings_weights
-from potstill.schedules import Constant, Cosine, Milestones, Schedule
+from potstill.schedules import Constant, Cosine, Linear, Milestones, Schedule
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,14 @@ class Fit:
     """Momentum of sgd."""
     weight_decay: float = 5e-4
     """Weight decay on all trained parameters, objectives' heads included."""
-    schedule: Literal["milestones", "cosine", "constant", "plateau"] = "milestones"
-    """How the learning rate falls. plateau: each time the watched accuracy (data.watched) has not risen for `patience`
-    evaluations, the best weights come back and the rate is divided by 10; the third time the run ends with them."""
+    schedule: Literal["milestones", "cosine", "linear", "constant", "plateau"] = "milestones"
+    """How the learning rate falls; cosine and linear: to 0. plateau: each time the watched accuracy (data.watched) has
+    not risen for `patience` evaluations, the best weights come back and the rate is divided by 10; the third time the
+    run ends with them."""
     milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
     """Fractions of the run after which the rate is divided by 10."""
     warmup: float = 0.0
-    """Fraction of the run that warms up linearly (cosine only)."""
+    """Fraction of the run that warms up linearly (cosine and linear only)."""
     patience: int = 50
     """Evaluations without a better one that make a plateau (plateau only)."""
     clip: float | None = None
@@ -77,6 +78,8 @@ class Fit:
         """The factor on `lr` as a function of progress."""
         if self.schedule == "cosine":
             return Cosine(self.warmup)
+        if self.schedule == "linear":
+            return Linear(self.warmup)
         return Milestones(self.milestones) if self.schedule == "milestones" else Constant()
 
 

@@ -47,6 +47,23 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class Linear:
+    """A straight line from 1 to 0, after a linear warm-up over the fraction `warmup` of the run.
+
+    >>> [Linear()(Progress(step, 0, 4)) for step in range(5)]
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+
+    warmup: float = 0.0
+
+    def __call__(self, progress: Progress) -> float:
+        warm = self.warmup * progress.total
+        if progress.step < warm:
+            return (progress.step + 1) / (warm + 1)
+        return max(0.0, (progress.total - progress.step) / max(progress.total - warm, 1))
+
+
+@dataclass(frozen=True)
 class Constant:
     """Always the same."""
 

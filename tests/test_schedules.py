@@ -1,9 +1,10 @@
 """Schedules at the steps that matter."""
 
 import pytest
+import torch
 
 from potstill.recipe import Fit
-from potstill.schedules import Constant, Cosine, Milestones, at
+from potstill.schedules import Constant, Cosine, Linear, Milestones, at
 from potstill.types import Progress
 
 
@@ -42,7 +43,30 @@ def test_warm_up_rises_evenly_and_never_starts_at_zero():
     assert values[55] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("schedule", [Milestones(), Cosine(), Cosine(warmup=1.0), Cosine(warmup=0.5), Constant()])
+def test_linear_is_torchs():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=40)
+    rates = []
+    for _ in range(40):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert [Linear()(Progress(step, 0, 40)) for step in range(40)] == pytest.approx(rates)
+    assert Linear()(Progress(41, 0, 40)) == 0
+
+
+def test_linear_after_a_warm_up():
+    values = [Linear(warmup=0.2)(Progress(step, 0, 100)) for step in range(101)]
+    assert values[0] > 0
+    assert values[20] == max(values) == 1
+    assert values[60] == pytest.approx(0.5)
+    assert values[100] == 0
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [Milestones(), Cosine(), Cosine(warmup=1.0), Cosine(warmup=0.5), Linear(), Linear(warmup=1.0), Constant()],
+)
 def test_the_shortest_run(schedule):
     assert 0 < schedule(Progress(0, 0, 1)) <= 1
     assert hash(schedule) == hash(eval(repr(schedule)))
@@ -55,7 +79,9 @@ def test_a_weight_is_a_number_or_a_schedule():
     assert at(lambda progress: progress.fraction, now) == 0.5
 
 
-@pytest.mark.parametrize(("name", "kind"), [("milestones", Milestones), ("cosine", Cosine), ("constant", Constant)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("milestones", Milestones), ("cosine", Cosine), ("linear", Linear), ("constant", Constant)]
+)
 def test_a_recipe_names_them(name, kind):
     assert isinstance(Fit(schedule=name).learning_rate(), kind)
 

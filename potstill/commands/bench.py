@@ -14,7 +14,8 @@ import tyro
 from rich.console import Console
 
 from potstill import bench, catalogue, checkpoint, registry, tune
-from potstill.commands.arguments import SHORT, flags, split, unknown, value
+from potstill.commands import train_texts
+from potstill.commands.arguments import SHORT, adapted, flags, split, unknown, value
 from potstill.console import Talk
 from potstill.data import Data
 from potstill.fanout import Cluster, Here, Processes, Workers
@@ -121,6 +122,9 @@ def run(arguments: list[str]) -> int:
 
 def train(arguments: list[str]) -> int:
     """`potstill train`; returns its exit status, 1 when a job failed."""
+    named, rest = split(arguments)
+    if named is not None and (texts := catalogue.language(named, "--smoke" in rest)) is not None:
+        return train_texts.run(adapted(texts, rest), rest, named)
     given, grid, plan, workers, talk = _asked(arguments, Train, "train")
     if given.register is not None:
         workers.close()

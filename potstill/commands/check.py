@@ -14,6 +14,7 @@ import tyro
 
 from potstill import catalogue, registry
 from potstill.check import check
+from potstill.commands import check_texts
 from potstill.commands.arguments import SHORT, adapted, flags, split, unknown, value
 from potstill.comparison import Options as Run
 from potstill.console import Talk, spanned
@@ -62,6 +63,8 @@ def run(arguments: list[str]) -> int:
     """The command; returns its exit status. Raises ValueError for whatever is wrong with recipe, data or options."""
     named, rest = split(arguments)
     smoke, root = "--smoke" in rest, value(rest, "--data.root")
+    if (texts := catalogue.language(named, smoke, root)) is not None:
+        return check_texts.run(adapted(texts, rest), rest)
     grid, _ = catalogue.grid(named, smoke=smoke, root=root)
     single = len(grid.pairs) == 1
     recipe = adapted(next(iter(grid.pairs.values())), rest)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from typing import Any
 
+from potstill import registry, runs
+from potstill.assistants import teach
 from potstill.compare import check_methods, completed
 from potstill.comparison import Options
 from potstill.idle import unused
@@ -21,8 +24,9 @@ from potstill.language.scores import MEASURES
 from potstill.language.setting import TextSetting
 from potstill.language.spec import Text
 from potstill.language.stores import read_about
-from potstill.methods import Method, parse
+from potstill.methods import LONE_STUDENT, Method, parse
 from potstill.precision import Precision
+from potstill.together import Trainee
 
 COMPUTED = ("loss", "perplexity")
 """Measures that need no text of the network's own."""
@@ -35,6 +39,39 @@ def run(recipe: LanguageRecipe, options: Options) -> dict[str, Any]:
     first step that leaves nothing behind.
     """
     return completed(*checked(recipe, options), options, opened, TextComparison)
+
+
+def teacher(recipe: LanguageRecipe, options: Options) -> dict[str, Any]:
+    """Train only the teacher, into a folder of `options.out` that is named after all it depends on, if it is not there.
+
+    Returns its `model`, the `folder` that transformers loads, its `scores` and the `seconds` that it took. One that was
+    stopped goes on.
+
+    Raises ValueError as `run` does, and for a teacher that has weights.
+    """
+    recipe, _ = checked(recipe, options)
+    spec: Any = recipe.teacher
+    seed = options.seed
+    if spec.taught:
+        raise ValueError(
+            f"the teacher {spec.name} has weights: there is nothing to train; to fine-tune it, make it the student: "
+            f"potstill distill RECIPE --student.name {spec.name} --methods {LONE_STUDENT}"
+        )
+    alone = parse(LONE_STUDENT)
+    setting: Any = opened(recipe, options)
+    place = options.out / registry.key(setting, seed)
+    pupil = Trainee(spec, alone, recipe.training_of(), seed, place)
+    pupil.module = setting.network(spec, "teacher", seed)
+    # Under another student's name: the fastest precision is that of the network that trains.
+    like = replace(setting, recipe=replace(recipe, student=spec))
+    precision, why = runs.settle_precision(None, options.precision, lambda: like.measure([alone], seed))
+    options.talk.say(f"precision: {why}")
+    own = replace(options, out=place, teachers=None, resume=True)
+    with registry.locked(place), options.talk.bars(1) as begin:
+        teach(TextComparison(setting, own, [alone], precision, begin), pupil, place.name, "teacher")
+    kept = json.loads((place / registry.RESULT).read_text())
+    found = {"model": spec.name, "folder": str(place / registry.MODEL)}
+    return {**found, "scores": kept["scores"], "seconds": kept["seconds"]}
 
 
 def checked(recipe: LanguageRecipe, options: Options) -> tuple[LanguageRecipe, list[Method]]:

@@ -23,6 +23,7 @@ class ScoreMSE(Objective):
     default_taps = ("output", None)
     paper_terms = "ce:0+score_mse:1"
     matches = "labels"
+    wants = "texts with scores as labels"
     weight_from = "ours"
 
     @classmethod

@@ -67,7 +67,8 @@ def methods(rows: Sequence[dict[str, Any]], counted: Tried, width: int) -> Group
     trained = "parameters: trained beside the student's"
     if "applies" not in rows[0]:
         note = f"{trained}, here for {pair.teacher} and {pair.student}. For two others, and what applies to them: "
-        return _table("potstill methods", rows, METHODS, width, [f"{note}potstill list methods --for TEACHER STUDENT"])
+        notes = [f"{note}potstill list methods --for TEACHER STUDENT", *_texts(rows)]
+        return _table("potstill methods", rows, METHODS, width, notes)
     sizes = [f"{name} ({size:,})" for name, size in zip((pair.teacher, pair.student), counted.sizes, strict=True)]
     title = f"methods for {sizes[0]} and {sizes[1]}"
     shape = f"{pair.channels} x {pair.size} x {pair.size} pixels and {pair.classes} classes"
@@ -78,6 +79,15 @@ def methods(rows: Sequence[dict[str, Any]], counted: Tried, width: int) -> Group
             reasons.setdefault(row["reason"], []).append(row["method"])
     notes += [f"Not {', '.join(names)}: {reason}." for reason, names in reasons.items()]
     return _table(title, rows, FITTING, width, notes)
+
+
+def _texts(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Which methods are for data of another kind than images."""
+    kinds: dict[str, list[str]] = {}
+    for row in rows:
+        if row["wants"]:
+            kinds.setdefault(row["wants"], []).append(row["method"])
+    return [f"{', '.join(names)}: for {wants}." for wants, names in kinds.items()]
 
 
 def _table(

@@ -53,6 +53,7 @@ class MixKD(Scheme):
     distance: str = "mse"
     temperature: float = 1.0
     target: str = "classes"
+    wants: ClassVar[str] = "texts with labels; for images take mixup_kd or cutmix_kd"
     matches: ClassVar[str] = "logits"
     needs_labels: ClassVar[bool] = True
     reconstruction: ClassVar[bool] = True

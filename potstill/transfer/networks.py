@@ -12,6 +12,7 @@ from typing import Any
 from potstill.console import Talk
 from potstill.data import Preprocess
 from potstill.errors import did_you_mean
+from potstill.evaluation.scores import KIND as SCORES
 from potstill.models import brings_weights, build, load_weights
 from potstill.runs import RECIPE, SUMMARY
 from potstill.student import CARD, Predictor, load
@@ -50,7 +51,15 @@ class Probe:
 
 
 def runs_of(folder: Path) -> list[tuple[Path, str | None]]:
-    """The run folders in a grid with the names of its pairs; any other folder by itself."""
+    """The run folders in a grid with the names of its pairs; any other folder by itself.
+
+    Raises ValueError for a run of language models.
+    """
+    if _json(folder / SUMMARY).get("kind") == SCORES:
+        raise ValueError(
+            f"{folder} is a run of language models, and what is measured here are image classifiers; the scores of its "
+            f"texts are in {folder / SUMMARY} and in its report.html"
+        )
     pairs = sorted(inner for inner in (folder / "pairs").glob("*") if inner.is_dir())
     return [(inner, inner.name) for inner in pairs] or [(folder, None)]
 

@@ -54,6 +54,7 @@ def test_rows_say_where_things_come_from(first):
         "stands_for": "ce:1+at:1000",
         "taps": ["stages", "stages"],
         "title": "Paying More Attention to Attention",
+        "wants": None,
         "paper": "",
     }
     assert rows["kd"]["weight"] == 0.9

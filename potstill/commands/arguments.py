@@ -37,6 +37,10 @@ def adapted(recipe: Any, arguments: list[str]) -> Any:
         spec, name = getattr(recipe, role), value(arguments, f"--{role}.name")
         if name not in (None, spec.name) and isinstance(recipe, Recipe):
             recipe = replace(recipe, **{role: replace(spec, name=name, width=None, depth=None)})
+        elif name not in (None, spec.name) and ("/" in name or name[0] in ".~" or name == "teacher"):
+            # A stored network, or one made from the teacher, brings the sizes that a new one is given.
+            sizes = dict.fromkeys(("layers", "width", "inner", "heads", "kv_heads", "context", "tied"))
+            recipe = replace(recipe, **{role: replace(spec, name=name, **sizes, pad_to=1)})
     if recipe.teacher_fit is None and any(word.startswith("--teacher-fit.") for word in arguments):
         recipe = replace(recipe, teacher_fit=recipe.fit)
     return recipe

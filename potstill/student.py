@@ -69,6 +69,10 @@ def load(run: str | Path, model: nn.Module | None = None) -> Predictor:
 def _card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
     if not path.is_file():
+        from potstill.language.folder import how_to_load  # only for what is no network on images
+
+        if (advice := how_to_load(folder)) is not None:
+            raise ValueError(advice)
         inside = sorted(str(card.parent.relative_to(folder)) for card in folder.glob(f"*/*/{CARD}"))
         if inside:
             hint = f"it is not finished; finished students in it: {', '.join(inside[:5])}"

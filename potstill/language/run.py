@@ -66,7 +66,7 @@ def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
             [*train.prompts, *(train.responses or [])], recipe.vocabulary, digits="exact" in spec.measures
         )
         talk.say(f"tokenizer: {len(tokenizer):,} tokens, byte-level BPE trained on the training texts")
-    context = min(_context(one) for one in (recipe.teacher, recipe.student))
+    context = min(context_of(one) for one in (recipe.teacher, recipe.student))
     sides = [encode(one, tokenizer, spec, context=context) for one in (train, valid)]
     talk.say(f"data: {spec.name}, {len(train):,} training and {len(valid):,} validation texts")
     notes = [note for side in sides for note in side.notes]
@@ -79,7 +79,7 @@ def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
     return TextSetting(recipe, options.device, tokenizer, sides[0], sides[1], ends, longest, judge, notes, fingerprint)
 
 
-def _context(spec: LanguageModel) -> int:
+def context_of(spec: LanguageModel) -> int:
     """How many tokens a network reads."""
     if spec.derived:
         return spec.context or sys.maxsize

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +13,13 @@ from potstill.cell import assemble, choose_precision
 from potstill.evaluation.scores import Measure
 from potstill.examples import Examples, source
 from potstill.hashing import hash_int
-from potstill.language import folder, models
+from potstill.language import models
 from potstill.language.encode import Encoded
 from potstill.language.generation import Ends
 from potstill.language.judge import Judge
 from potstill.language.loader import TextLoader, batches, first
 from potstill.language.models import LanguageModel
+from potstill.language.pair import Pair
 from potstill.language.recipe import LanguageRecipe
 from potstill.methods import Method
 from potstill.precision import Choice, Precision
@@ -35,7 +34,7 @@ PROBE_ROWS = 4
 
 
 @dataclass(frozen=True)
-class TextSetting:
+class TextSetting(Pair):
     """Everything of a language recipe that is the same for all its cells."""
 
     recipe: LanguageRecipe
@@ -51,12 +50,6 @@ class TextSetting:
     fingerprint: str
     """Of the tokenizer."""
     cached: None = None
-    lessons = 1
-    side_by_side = False
-
-    @property
-    def name(self) -> str:
-        return self.recipe.data.name
 
     @property
     def digests(self) -> dict[str, str]:
@@ -96,28 +89,10 @@ class TextSetting:
         """The student before its first step."""
         return self.network(self.recipe.student, "student", seed, None if teacher is None else teacher.module)
 
-    def fresh(self, seed: int) -> Callable[[str], nn.Module]:
-        """Makes networks like the student, whose initial weights are a function of (seed, name)."""
-        return lambda name: self.network(self.recipe.student, name, seed)
-
-    def preprocess(self, spec: LanguageModel, method: Method | None = None) -> None:
-        """Tokens go in as they are."""
-
-    def order(self, seed: int) -> int:
-        return seed
-
-    def save(self, place: Path, module: nn.Module, about: dict[str, Any]) -> None:
-        """Write a network as a folder that transformers loads."""
-        folder.save_folder(place, module, self.tokenizer, {"data": self.name, **about})
-
     def teacher(self, module: nn.Module, precision: Precision | None = None, spec: LanguageModel | None = None) -> Live:
         """A frozen source."""
         probe = first(self.train, PROBE_ROWS, self.device)
         return source(module, probe, trained=False, preprocess=None, precision=precision or Precision(), task=self.task)
-
-    def others(self, seed: int) -> dict[str, Any]:
-        """What else `assemble` may need: how peers begin."""
-        return {"fresh": self.fresh(seed)}
 
     def examples(self, fit: Fit, seed: int | None, whole: bool = False) -> Examples:
         """Loader and validation data."""

@@ -18,7 +18,7 @@ def recipe(smoke: bool = False) -> LabelledRecipe:
     return LabelledRecipe(
         title="MixKD with little data, SST-2",
         data=LabelledText(
-            "sst2", train_rows=128 if smoke else 32_000, valid_rows=64 if smoke else None, share=64 if smoke else 8000
+            "sst2", train_rows=64 if smoke else 32_000, valid_rows=32 if smoke else None, share=32 if smoke else 8000
         ),
         teacher=LanguageModel("bert", layers=4, width=128, heads=4, context=128, dropout=None),
         student=LanguageModel("teacher", from_teacher=(2,), rule="first", dropout=None),

@@ -1,4 +1,4 @@
-"""MixKD on pairs of sentences with a score, STS-B: a BERT-base that is fine-tuned here, and students of its first 6 layers.
+"""MixKD on pairs of sentences with a score, STS-B: a BERT-base that is fine-tuned here, and its first 6 layers.
 
 potstill distill mixkd_stsb
 
@@ -25,7 +25,7 @@ def recipe(smoke: bool = False) -> LabelledRecipe:
         teacher=teacher,
         student=LanguageModel("teacher", from_teacher=(2 if smoke else 6,), rule="first", dropout=None),
         vocabulary=200 if smoke else 4000,
-        methods=("student", "score_mse+logit_mse", "mixkd(target=scores)", "mixkd(kd=1,target=scores)"),
+        methods=("student", "logit_mse", "mixkd(target=scores)", "mixkd(kd=1,target=scores)"),
         seeds=1 if smoke else 5,
         fit=fit,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from potstill.errors import did_you_mean
 from potstill.language.generation import Sampling
+from potstill.language.outside import ByVllm
 from potstill.language.writers import Alone, lasting
 from potstill.scheme import Scene
 from potstill.tasks.language import Language
@@ -35,7 +37,12 @@ def columns(task: Language) -> int | None:
 
 
 def alone(scene: Scene, who: str, method: str, options: Any) -> Alone:
-    """One network writes, as a scheme's options temperature, top_p, top_k and tokens say."""
-    task = plain(scene, method)
+    """One network writes, as a scheme's options writer, temperature, top_p, top_k and tokens say.
+
+    Raises ValueError for an unknown writer.
+    """
+    task, kinds = plain(scene, method), {"own": Alone, "vllm": ByVllm}
+    if options.writer not in kinds:
+        raise ValueError(f"{method}: unknown writer {options.writer!r}; {did_you_mean(options.writer, kinds)}")
     sampling = Sampling(options.temperature, options.top_p, options.top_k)
-    return Alone(who, method, task.ends, lasting(sampling, options.tokens, task.longest), columns(task))
+    return kinds[options.writer](who, method, task.ends, lasting(sampling, options.tokens, task.longest), columns(task))

@@ -8,8 +8,8 @@ interleaving needs both networks' logits at every token and stays in PyTorch.
     rollout = generator(prompt, prompt_mask, Sampling(max_new_tokens=256), Ends((151645,), 151643), seed=7)
     generator.refresh(student, folder)   # on-policy: vLLM reads the student's present weights
 
-Written for vLLM's `LLM.generate` with token prompts, `SamplingParams` and the worker's `reload_weights(weights_path=…)`, as
-they are in the source of version 0.33; never run on a GPU by us.
+Written for vLLM's `LLM.generate` with token prompts, `SamplingParams` and the worker's `reload_weights(weights_path=…)`,
+as they are in the source of version 0.33; never run on a GPU by us.
 """
 
 from __future__ import annotations

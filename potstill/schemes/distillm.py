@@ -48,6 +48,7 @@ class DistiLLM(Scheme):
     top_p: float = 1.0
     top_k: int = 0
     tokens: int = 0
+    writer: str = "own"
 
     paper: ClassVar[str] = (
         "Ko, Kim, Chen, Yun: DistiLLM: Towards Streamlined Distillation for Large Language Models. "

@@ -44,6 +44,7 @@ class ImitKD(Scheme):
     top_p: float = 1.0
     top_k: int = 0
     tokens: int = 0
+    writer: str = "own"
 
     paper: ClassVar[str] = (
         "Lin, Wohlwend, Chen, Lei: Autoregressive Knowledge Distillation through Imitation Learning. "

@@ -23,7 +23,7 @@ class OnPolicy(Scheme):
     nothing is, as in SKD's comparison.
 
     Defaults: `temperature=1`, `top_p=1`, `top_k=0`: the student's own law; `tokens=0`: as many as the longest response
-    of the data.
+    of the data; `writer=own`: the student samples in place, `writer=vllm` through vLLM, which is then needed.
 
     Raises:
         ValueError: a teacher that cannot be asked about new texts (a cache), or sampling options out of range.
@@ -33,6 +33,7 @@ class OnPolicy(Scheme):
     top_p: float = 1.0
     top_k: int = 0
     tokens: int = 0
+    writer: str = "own"
 
     paper: ClassVar[str] = GKD_PAPER
     wants: ClassVar[str] = "texts, a prompt and its response"
@@ -68,6 +69,7 @@ class GKD(Scheme):
     top_p: float = 1.0
     top_k: int = 0
     tokens: int = 0
+    writer: str = "own"
 
     paper: ClassVar[str] = GKD_PAPER
     wants: ClassVar[str] = "texts, a prompt and its response"

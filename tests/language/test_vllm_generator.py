@@ -74,3 +74,22 @@ def test_bad_input_is_refused_in_words(engine, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)  # as if it were not installed
     with pytest.raises(ValueError, match="pip install vllm"):
         VllmGenerator("some/model")
+
+
+def test_a_student_may_let_vllm_write_and_shows_it_its_weights_before_every_batch(monkeypatch):
+    from potstill.language.outside import ByVllm
+    from potstill.language.views import teaching
+    from potstill.types import Batch, Progress
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=Engine, SamplingParams=SimpleNamespace))
+    student = causal("llama")
+    seen = teaching(PROMPT, MASK, torch.tensor([[1], [1]]), torch.ones(2, 1, dtype=torch.bool), torch.arange(2))
+    sources = {"student": SimpleNamespace(module=student)}
+    writer = ByVllm("student", "on_policy", Ends((2,), 0), Sampling(max_new_tokens=4))
+    first = writer(Batch({"main": seen}), sources, Progress(0, 0, 2), seed=3)
+    assert first.main.label.tolist() == [[4, 2, 0, 0], [7, 6, 5, 2]]
+    calls = writer._engine._engine.calls
+    assert not [call for call in calls if call[0] == "reload_weights"]
+    writer(Batch({"main": seen}), sources, Progress(1, 0, 2), seed=3)
+    assert [call for call in calls if call[0] == "reload_weights"]
+    assert calls[0][1][0].seed != calls[-1][1][0].seed

@@ -4,8 +4,10 @@ import json
 import shlex
 import signal
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
@@ -19,7 +21,9 @@ from potstill.engine import Engine
 from potstill.language.folder import load_student
 from potstill.language.labelled_recipe import LabelledRecipe
 from potstill.language.labelled_run import checked, opened
+from potstill.language.labelled_spec import LabelledText
 from potstill.language.labelled_texts import load
+from potstill.language.models import LanguageModel
 from potstill.language.scored import for_scores
 
 RECIPE = """\
@@ -59,6 +63,21 @@ def shell(capsys, tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture(scope="session")
+def rows(shared, tmp_path_factory):
+    """`rows("sst2")`: a folder with the first rows of that data set."""
+
+    def few(name):
+        folder = tmp_path_factory.mktemp("rows", numbered=True) / name
+        folder.mkdir()
+        for split in ("train", "validation"):
+            table = pq.read_table(shared("data", "text", name, f"{split}-00000-of-00001.parquet"))
+            pq.write_table(table.slice(0, 64), folder / f"{split}.parquet")
+        return folder
+
+    return cache(few)
+
+
 def errors(lines):
     return [line for line in lines if line.startswith("error:")]
 
@@ -82,8 +101,8 @@ def press(monkeypatch, step):
     return taken
 
 
-def test_sst2_is_stopped_resumed_and_loaded_by_transformers(shell, shared, monkeypatch):
-    words = ("--data.root", shared("data", "text", "sst2"), "--student.dropout", 0.1)
+def test_sst2_is_stopped_resumed_and_loaded_by_transformers(shell, rows, monkeypatch):
+    words = ("--data.root", rows("sst2"), "--student.dropout", 0.1)
     status, out, said = shell(*words, "--out", "whole")
     assert status == 0
     assert "accuracy %" in out
@@ -129,8 +148,8 @@ def test_sst2_is_stopped_resumed_and_loaded_by_transformers(shell, shared, monke
     assert not Path("again/teacher/metrics.jsonl").exists()
 
 
-def test_stsb_is_a_regression(shell, shared):
-    root = shared("data", "text", "stsb")
+def test_stsb_is_a_regression(shell, rows):
+    root = rows("stsb")
     methods = ("--methods", "student", "logit_mse", "mixkd(target=scores)")
     status, out, said = shell("--data.root", root, *methods, "--out", "run")
     assert status == 0
@@ -190,27 +209,28 @@ def test_what_is_wrong_is_one_line(shell):
         ): "kd compares classes, and the labels of this data are scores",
         ("--data.root", "numbers.csv", "--data.train-rows", 99): "training texts, fewer than the 99 asked for",
         ("--data.root", "nowhere"): "data.root nowhere does not exist",
-        ("--data.name", "sst3"): "unknown labelled texts 'sst3'; did you mean 'sst2'?",
         ("--data.max-length", 64): "data.max_length is 64 tokens, and the teacher reads 32",
-        ("--student.head", "masked"): "student.head is masked; labelled texts need a classifier",
     }.items():
-        rows = () if "--data.train-rows" in words else WHOLE
-        status, out, lines = shell(*rows, *words, "--out", "run")
+        all_of = () if "--data.train-rows" in words else WHOLE
+        status, out, lines = shell(*all_of, *words, "--out", "run")
         assert (status, out) == (1, ""), words
         assert said in errors(lines)[0], (words, lines)
         assert len(errors(lines)) == 1
         assert not Path("run").exists()
+    with pytest.raises(ValueError, match="unknown labelled texts 'sst3'; did you mean 'sst2'"):
+        LabelledText("sst3")
+    with pytest.raises(ValueError, match=r"student\.head is masked; labelled texts need a classifier"):
+        LabelledRecipe(student=LanguageModel("bert", head="masked"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_method_of_a_recipe_takes_two_steps(path, shared, tmp_path):
+def test_every_method_of_a_recipe_takes_two_steps(path, rows, tmp_path):
     made, _ = recipe(str(path), smoke=True)
     if not isinstance(made, LabelledRecipe):
         return
-    root = shared("data", "text", made.data.title)
     made = replace(
         made,
-        data=replace(made.data, root=root, train_rows=8, valid_rows=4, share=1.0),
+        data=replace(made.data, root=rows(made.data.title), train_rows=8, valid_rows=4, share=1.0),
         fit=replace(made.fit, epochs=1, batch_size=4),
     )
     options = Options(tmp_path, torch.device("cpu"), Talk(quiet=True))

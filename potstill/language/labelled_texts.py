@@ -29,7 +29,7 @@ def load(spec: LabelledText, *, quiet: bool = False) -> tuple[Labelled, Labelled
     notes = []
     if (held := validation(spec, there)) is None:
         apart = held_out(keys(train), spec.title, spec.held_out, spec.data_seed)
-        train, valid = (train.take(np.flatnonzero(side)) for side in (~apart, apart))
+        train, valid = (train.take(np.flatnonzero(side).tolist()) for side in (~apart, apart))
         notes.append(
             f"{spec.title} has no split to validate on: {len(valid):,} of {len(apart):,} texts were set aside, by a "
             f"hash of the text (data.held_out={spec.held_out})"

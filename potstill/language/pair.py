@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -22,12 +22,15 @@ from potstill.types import Source
 class Pair(ABC):
     """A teacher and a student of transformers on texts of one kind."""
 
-    recipe: Any
-    tokenizer: Any
-    fingerprint: str
-    """Of the tokenizer."""
     lessons = 1
     side_by_side = False
+    if TYPE_CHECKING:  # fields of the settings, which are dataclasses
+
+        @property
+        def recipe(self) -> Any: ...
+
+        @property
+        def tokenizer(self) -> Any: ...
 
     @abstractmethod
     def network(self, spec: LanguageModel, role: str, seed: int, teacher: nn.Module | None = None) -> nn.Module:

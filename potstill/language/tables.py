@@ -76,14 +76,14 @@ def splits(
     """
     if spec.root is None:
         return _hub(spec, quiet)
-    read = read or one_file
+    reader = read or one_file
     root, file = spec.root.expanduser(), spec.known.file if spec.known else None
     if not root.exists():
         raise ValueError(f"data.root {root} does not exist")
     if file and (root / file).is_file():
         root = root / file
     if root.is_file():
-        return {spec.train_split: lambda: read(root)}
+        return {spec.train_split: lambda: reader(root)}
     files = [path for path in sorted(root.iterdir()) if path.suffix in endings]
     files = files or [path for path in sorted(root.glob("data/*")) if path.suffix in endings]
     wanted = (spec.train_split, *((spec.valid_split,) if spec.valid_split else VALID_NAMES))
@@ -100,7 +100,7 @@ def splits(
             f"no files {spec.train_split}-*.parquet or {spec.train_split}.jsonl in {root}; there is {there}; data.root "
             "may name one file, and data.train_split another split"
         )
-    return {name: lambda paths=paths: joined([read(path) for path in paths]) for name, paths in groups.items()}
+    return {name: lambda paths=paths: joined([reader(path) for path in paths]) for name, paths in groups.items()}
 
 
 def one_split(there: Mapping[str, Callable[[], Table]], split: str, title: str) -> Table:

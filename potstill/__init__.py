@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from potstill.caching import Cache
     from potstill.data import Data, Images, Preprocess
     from potstill.grid import Grid
+    from potstill.language.api import distill as distill_text
     from potstill.loop import Interrupted
     from potstill.methods import parse
     from potstill.recipe import Fit, Network, Recipe
@@ -39,6 +40,7 @@ _HOMES = {
     "Spec": "terms",
     "Term": "terms",
     "distill": "api",
+    "distill_text": "language.api:distill",
     "load": "student",
     "parse": "methods",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "Spec",
     "Term",
     "distill",
+    "distill_text",
     "load",
     "parse",
 ]
@@ -66,7 +69,8 @@ __all__ = [
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'potstill' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"potstill.{_HOMES[name]}"), name)
+    home, _, there = _HOMES[name].partition(":")
+    value = getattr(importlib.import_module(f"potstill.{home}"), there or name)
     globals()[name] = value
     return value
 

@@ -98,8 +98,11 @@ class Method:
 
     @property
     def needs_teacher(self) -> bool:
-        if any(scheme.needs_teacher for scheme in self.schemes):
-            return True
+        return self.compares or any(scheme.needs_teacher for scheme in self.schemes)
+
+    @property
+    def compares(self) -> bool:
+        """A term of it listens to the teacher."""
         sides = [term.addresses[1] for stage in self.stages for term in stage.terms]
         return any(side is not None and side.source == "teacher" for side in sides)
 
@@ -147,7 +150,8 @@ def parse(text: str) -> Method:
     if scheme is None and len(parts) > 1:
         parts = [part for part in parts if part[0] != "ce" or part[2] != 0]
     method = Method.of(name, [_term(*part) for part in parts], control or None, scheme)
-    if method.control and not method.needs_teacher:
+    unheard = all(one.modifies for one in schemes) and not method.compares
+    if method.control and (unheard or not method.needs_teacher):
         raise ValueError(f"method {text!r}: no term of it has a teacher, so {method.control!r} would change nothing")
     return method
 

@@ -36,6 +36,14 @@ def gather(value: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def every_rank(value: Any) -> list[Any]:
+    """What every rank holds, of any kind, in rank order; slow, for what is no tensor of equal shape."""
+    found = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(found, value)
+    return found
+
+
 def add_up(value: Tensor) -> Tensor:
     """Sum over ranks."""
     if world_size() > 1:

@@ -24,6 +24,7 @@ from potstill.types import (
     Side,
     Source,
     SourceOutputs,
+    Stateful,
     Task,
     TopLogits,
 )
@@ -42,10 +43,14 @@ def wire(
 ) -> list[Wired]:
     """Resolve addresses, run every source once on `batch`, size every objective, and hand over earlier weights.
 
-    The probe leaves the networks bit-identical. Raises ValueError for an unknown source, view or tap, for a teacher
-    whose answer is not finite, and for a loss that relates samples when the batch has only one.
+    The probe leaves the networks bit-identical, and what the task remembers as it was. Raises ValueError for an unknown
+    source, view or tap, for a teacher whose answer is not finite, and for a loss that relates samples when the batch
+    has only one.
     """
+    remembered = task.state_dict() if isinstance(task, Stateful) else {}
     batch = next(iter(task.prepare(batch, sources, Progress(0, 0, 1), seed)))
+    if isinstance(task, Stateful):
+        task.load_state_dict(remembered)
     drafts = [_draft(term, number, terms, sources, batch) for number, term in enumerate(terms)]
     system = System(task, sources, [])
     outputs = _listen(system, drafts, batch)

@@ -106,6 +106,12 @@ OTHER_TOKENS = {**TOKENS, "teacher_label": OTHER_CUT.clamp(min=0) + 2, "teacher_
 NAMED = {"hybrid": True, "matched": torch.tensor([[1, 3, 4], [0, 6, 5]])}
 ALIKE = NAMED["matched"][:1].expand(2, -1)
 CUT_OTHERWISE = {"zero_at_match": "the two sides' tokens are cut otherwise, so their products differ"}
+ROLLOUT = {
+    "advantage": torch.linspace(-1.0, 1.5, 15).reshape(5, 3),
+    "before": torch.linspace(-3.0, -1.5, 15).reshape(5, 3),
+    "importance": torch.linspace(0.5, 1.2, 15).reshape(5, 3),
+}
+"""What MiniLLM knows of the tokens that were written."""
 
 CASES = [
     Case("ce", (7, 10), None, waive=NO_PAPER),
@@ -149,6 +155,7 @@ CASES = [
     Case("gold", (5, 4, 5), (5, 4, 5), {"hybrid": True, "matched": ALIKE, "beta": 0.0}, units=(5, 4), extras=TOKENS),
     Case("gold", (5, 4, 5), (5, 5, 7), NAMED, units=(5, 4), extras=OTHER_TOKENS, waive=CUT_OTHERWISE),
     Case("gold", (5, 4, 5), (5, 5, 6), {"merge": "observed"}, units=(5, 4), extras=OTHER_TOKENS, waive=CUT_OTHERWISE),
+    Case("policy_gradient", (5, 3, 10), None, units=(5, 3), extras=ROLLOUT),
     Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20}),
     Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20, "version": "2025"}),
     Case("rrd", (7, 6), (7, 9), {"width": 4, "size": 20, "memory": "momentum"}),

@@ -43,6 +43,9 @@ TEXT_SCHEMES = {
     "minilm": "tests/language/test_encoder_methods.py",
     "tinybert": "tests/language/test_encoder_methods.py",
     "mixkd": "tests/language/test_mixkd.py",
+    **dict.fromkeys(
+        ("distillm", "gkd", "imitkd", "minillm", "on_policy", "seqkd", "skd"), "tests/language/test_text_schemes.py"
+    ),
 }
 """Schemes that need texts, and where they are put through such checks."""
 FIT = Fit(epochs=3, batch_size=25, lr=0.1, schedule="constant", checkpoint_steps=1)

@@ -18,6 +18,7 @@ from potstill.comparison import Comparison
 from potstill.evaluation.scores import summarise_scores
 from potstill.evaluation.summary import Cell
 from potstill.language import folder as folders
+from potstill.language.lora import merged
 from potstill.ranks import rank, wait
 from potstill.registry import MODEL, RESULT
 from potstill.report.page import write_report
@@ -45,6 +46,7 @@ class TextComparison(Comparison):
             alone = Trainee(spec, self.setting.alone, self.setting.recipe.training_of(), seed, folder)
             alone.module = module
             teach(self, alone, registry.key(self.setting, seed), "teacher")
+            module = merged(module)  # it was saved with its adapters added to the weights
             module.load_state_dict(folders.load_student(folder / MODEL).model.state_dict())
             kept = json.loads((folder / RESULT).read_text())
             self.card |= {name: kept[name] for name in ("seconds", "key") if name in kept}

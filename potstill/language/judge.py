@@ -15,6 +15,7 @@ from potstill.language.generation import Ends, Sampling, generate
 from potstill.language.scores import Measure as Scorer
 from potstill.language.scores import cut
 from potstill.language.views import padded
+from potstill.language.vocabulary import real
 from potstill.sources import evaluated
 
 BATCH = 32
@@ -66,6 +67,7 @@ class Judge:
                     Sampling(temperature=0.0, max_new_tokens=self.longest),
                     self.ends,
                     torch.Generator(device).manual_seed(0),
+                    vocabulary=real(self.tokenizer),
                 )
                 written = (rollout.tokens * rollout.mask).tolist()
                 counts = rollout.mask.sum(1).tolist()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from potstill.language.extra import silent
 from potstill.language.generation import Rollout
 from potstill.language.reading import base
 from potstill.language.sequences import speaker
@@ -38,11 +41,13 @@ class ByVllm(Alone):
         network, view = speaker(sources, self.who, self.method), batch.main
         if self._engine is None:
             memory = Path("/dev/shm")
-            self._folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
-            base(network).save_pretrained(self._folder.name)
-            self._engine = VllmGenerator(self._folder.name, **self.engine)
+            self._folder = tempfile.mkdtemp(dir=memory if memory.is_dir() else None)
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            with silent():
+                base(network).save_pretrained(self._folder)
+            self._engine = VllmGenerator(self._folder, **self.engine)
         elif self.who == "student":
-            self._engine.refresh(network, self._folder.name)
+            self._engine.refresh(network, self._folder)
         return self._engine(
             view.extras[PROMPT], view.extras[PROMPT_MASK], self.sampling, self.ends, generator.initial_seed()
         )

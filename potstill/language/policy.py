@@ -90,9 +90,9 @@ def returns(reward: Tensor, mask: Tensor, discount: float) -> Tensor:
     weights = torch.where(ahead >= 0, discount ** ahead.clamp(min=0).to(reward.dtype), 0.0)
     left = mask.flip(1).cumsum(1).flip(1).clamp(min=1)
     total = (reward * mask) @ weights.T / left
-    count = mask.sum().clamp(min=2)
-    mean = (total * mask).sum() / count
-    deviation = ((total - mean).square() * mask).sum() / (count - 1)
+    count = mask.sum()
+    mean = (total * mask).sum() / count.clamp(min=1)
+    deviation = ((total - mean).square() * mask).sum() / (count - 1).clamp(min=1)
     return (total - mean) * (deviation + 1e-8).rsqrt() * mask
 
 

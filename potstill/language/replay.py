@@ -13,12 +13,15 @@ from torch import Tensor
 from potstill.hashing import hash_int, uniform, uniform_int
 from potstill.language.views import PROMPT, PROMPT_MASK, padded, teaching
 from potstill.language.writers import Writer
-from potstill.ranks import rank
+from potstill.ranks import every_rank, rank
 from potstill.types import MAIN, Batch, Progress, Source
 
 
 class Buffer:
-    """The last `capacity` texts, each as prompt and response without padding, on the host."""
+    """The last `capacity` texts that any rank has added, each as prompt and response without padding, on the host.
+
+    All ranks hold the same, so that one's checkpoint is every one's.
+    """
 
     def __init__(self, capacity: int):
         self.rows: deque[tuple[int, np.ndarray, np.ndarray]] = deque(maxlen=capacity)
@@ -32,7 +35,9 @@ class Buffer:
         assert view.label is not None
         assert view.mask is not None
         prompts = _rows(view.extras[PROMPT], view.extras[PROMPT_MASK])
-        self.rows.extend(zip(view.index.tolist(), prompts, _rows(view.label, view.mask), strict=True))
+        rows = list(zip(view.index.tolist(), prompts, _rows(view.label, view.mask), strict=True))
+        for one in every_rank(rows):
+            self.rows.extend(one)
 
     def draw(self, count: int, device: torch.device, *salts: int | str) -> Batch:
         """So many texts, drawn with replacement."""
@@ -76,7 +81,7 @@ class Adaptive:
         self.fresh = self.replayed = self.seen = 0
 
     def __call__(self, batch: Batch, sources: Mapping[str, Source], progress: Progress, seed: int) -> Batch:
-        # All ranks decide alike; each has a buffer of its own.
+        # All ranks decide alike; from the buffer each draws texts of its own.
         draw = float(uniform(torch.tensor(hash_int(seed, "distillm", progress.step)), "who writes"))
         self.seen += 1
         if draw >= self.threshold:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from potstill.checkpoint import write_beside
@@ -77,7 +78,10 @@ class Rewritten:
             flat = torch.from_numpy(np.concatenate(rows).astype(np.int32))
             kept = {"tokens": flat, "lengths": torch.tensor([len(row) for row in rows])}
             write_beside(self.place, lambda path: save_file(kept, path))
-        kept = load_file(self.place)
+        try:
+            kept = load_file(self.place)
+        except SafetensorError as error:
+            raise ValueError(f"{self.place} cannot be read ({error}); delete it, and it is written anew") from error
         rows = np.split(kept["tokens"].numpy(), np.cumsum(kept["lengths"].numpy())[:-1])
         texts = self.tokenizer.batch_decode([row.tolist() for row in rows], skip_special_tokens=True)
         return self.loader.encoded.answering(rows, texts)

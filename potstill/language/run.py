@@ -68,6 +68,11 @@ def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
         talk.say(f"tokenizer: {len(tokenizer):,} tokens, byte-level BPE trained on the training texts")
     context = min(context_of(one) for one in (recipe.teacher, recipe.student))
     sides = [encode(one, tokenizer, spec, context=context) for one in (train, valid)]
+    if not sides[1].answered:
+        raise ValueError(
+            f"{spec.name}: the texts to validate on have prompts only, so that nothing tells how good a student is; "
+            "give them responses (a validation file beside the training file), and put further prompts in data.extra"
+        )
     talk.say(f"data: {spec.name}, {len(train):,} training and {len(valid):,} validation texts")
     notes = [note for side in sides for note in side.notes]
     for note in notes:

@@ -17,8 +17,15 @@ from potstill.types import MAIN
 def plain(scene: Scene, method: str, answered: bool = False) -> Language:
     """The data's own kind of example, which must be texts; with `answered`, texts with responses.
 
-    Raises ValueError for other data.
+    Raises ValueError for other data, and for a teacher that cannot be asked about texts that are written on the way.
     """
+    teacher = scene.teacher
+    if teacher.module is None and not getattr(teacher, "answers_new_texts", False):
+        raise ValueError(
+            f"{method} asks the teacher about texts that are written while the student learns, and a "
+            f"{type(teacher).__name__} knows the given ones only; use the live network, or a method that learns from "
+            "the data set (forward_kl)"
+        )
     task = scene.examples.task
     if not isinstance(task, Language) or task.ends is None:
         raise ValueError(f"{method} lets language models write, and the data of this run is no text with a prompt")

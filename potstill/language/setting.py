@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from potstill.cell import assemble, choose_precision
+from potstill.engine import Engine
 from potstill.evaluation.scores import Measure
 from potstill.examples import Examples, source
 from potstill.hashing import hash_int
@@ -21,6 +22,7 @@ from potstill.language.loader import TextLoader, batches, first
 from potstill.language.models import LanguageModel
 from potstill.language.pair import Pair
 from potstill.language.recipe import LanguageRecipe
+from potstill.language.vocabulary import real
 from potstill.methods import Method
 from potstill.precision import Choice, Precision
 from potstill.ranks import rank, world_size
@@ -70,7 +72,7 @@ class TextSetting(Pair):
     @cached_property
     def task(self) -> Language:
         return Language(
-            vocabulary=len(self.tokenizer),
+            vocabulary=real(self.tokenizer),
             judge=self.judge,
             ends=self.ends,
             longest=self.longest,
@@ -118,10 +120,12 @@ class TextSetting(Pair):
     def check(self, methods: list[Method], seed: int) -> None:
         """Build everything once, on throw-away copies, so that mistakes show before the first step."""
         fit = self.recipe.fit
+        if not self.train.answered and not self.recipe.teacher.taught:
+            raise ValueError(f"the teacher has no weights and would learn from {self.name}, which has prompts only")
         teacher = self.teacher(self.network(self.recipe.teacher, "teacher", seed))
         for method in methods:
             for stage in method.stages:
-                assemble(
+                engine = assemble(
                     self.student(method, seed, teacher),
                     teacher if method.needs_teacher else None,
                     method,
@@ -130,6 +134,16 @@ class TextSetting(Pair):
                     stage=stage,
                     **self.others(seed),
                 )
+                self.check_answered(method, engine)
+
+    def check_answered(self, method: Method, engine: Engine) -> None:
+        """Raises ValueError for a method that learns from responses where the data has none and nobody writes any."""
+        writes = getattr(engine.task, "sequences", None) is not None or not isinstance(engine.loader, TextLoader)
+        if not self.train.answered and not writes:
+            raise ValueError(
+                f"{method.name} learns from the responses of {self.name}, which has prompts only; take a method in "
+                "which a network writes them, e.g. on_policy, skd or seqkd"
+            )
 
     def measure(self, methods: list[Method], seed: int, rounds: int = 3, compiling: bool = False) -> Choice:
         """The fastest precision for a step of these methods that needs no sampling, if there is one."""

@@ -110,8 +110,8 @@ def interleave(
     ours per token, so that the law does not depend on `draft`. Its `teacher_p` drops the token that crosses the mass,
     ours keeps it.
 
-    Speculative Knowledge Distillation: Bridging the Teacher-Student Gap Through Interleaved Sampling. ICLR 2025.
-    arXiv:2410.11325
+    Xu, Han, Wang, Le, Madeka, Li, Wang, Agarwal, Lee, Pfister: Speculative Knowledge Distillation: Bridging the
+    Teacher-Student Gap Through Interleaved Sampling. ICLR 2025. arXiv:2410.11325
     """
     accepts = Acceptance(k, accept_on, teacher_p, decay)
     if draft < 1:

@@ -84,6 +84,13 @@ def load(spec: Text, tokenizer: Any = None, *, quiet: bool = False) -> tuple[Tex
     return train, valid
 
 
+def of_table(spec: Text, table: Table, split: str, tokenizer: Any = None) -> Texts:
+    """The texts of a table that is there already. Raises ValueError as `load` does."""
+    if not len(table):
+        raise ValueError(f"{table.files[0]} has no rows")
+    return _texts(spec.settled(), table, split, tokenizer)
+
+
 def _split(spec: Text, there: Mapping[str, Callable[[], Table]], split: str, tokenizer: Any) -> Texts:
     table = one_split(there, split, spec.title)
     return _texts(spec, table, split, tokenizer)

@@ -8,7 +8,7 @@ interleaving needs both networks' logits at every token and stays in PyTorch.
     rollout = generator(prompt, prompt_mask, Sampling(max_new_tokens=256), Ends((151645,), 151643), seed=7)
     generator.refresh(student, folder)   # on-policy: vLLM reads the student's present weights
 
-Written for vLLM's `LLM.generate` with token prompts, `SamplingParams` and the worker's `reload_weights(weights_path=…)`,
+Written for vLLM's `LLM.generate` with token prompts, `SamplingParams` and its workers' `reload_weights(weights_path=…)`,
 as they are in the source of version 0.33; never run on a GPU by us.
 """
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from potstill.hashing import hash_int
+from potstill.language.extra import silent
 from potstill.language.generation import Ends, Rollout, Sampling
 from potstill.language.reading import base
 
@@ -78,7 +79,8 @@ class VllmGenerator:
         Files and not shared memory: it works for every number of GPUs on both sides, at the price of a copy to disk
         (put `folder` on /dev/shm). Cached prompts of the old weights are forgotten.
         """
-        base(network).save_pretrained(str(folder))
+        with silent():
+            base(network).save_pretrained(str(folder))
         self._engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         self._engine.reset_prefix_cache()
 

@@ -34,7 +34,7 @@ class DistiLLM(Scheme):
     `skew_kl(alpha=0.1)` alone, as their scripts for GPT-2 of 0.1 B, `distillm+skew_reverse_kl` for larger students.
 
     Where we differ: the authors add the language-model loss on a corpus of plain text, which is another data set, and
-    begin with a student fine-tuned for 3 epochs. They count texts, we batches, in the buffer's "full".
+    begin with a student fine-tuned for 3 epochs.
 
     Raises:
         ValueError: options out of range, data without responses, a cached teacher.

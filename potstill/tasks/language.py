@@ -151,7 +151,9 @@ class Language:
             if sums is None:
                 raise ValueError("there is nothing to evaluate on: no batch")
             loss, right, count = sums.tolist()
-            mean = loss / max(count, 1)
+            if not count:
+                raise ValueError("there is nothing to evaluate on: the texts have prompts and no responses")
+            mean = loss / count
             scores = {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "token_accuracy": 100 * right / count}
             if self.judge is not None and source.module is not None:
                 scores |= self.judge(source.module)

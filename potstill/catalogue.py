@@ -13,11 +13,13 @@ from potstill import demo
 from potstill.data import Data
 from potstill.errors import did_you_mean
 from potstill.grid import Grid
+from potstill.language.labelled_recipe import LabelledRecipe
 from potstill.language.models import LanguageModel
 from potstill.language.recipe import FIT, LanguageRecipe
 from potstill.language.spec import Text
 from potstill.recipe import Fit, Network, Recipe
 
+AnyRecipe = Recipe | LanguageRecipe | LabelledRecipe
 DATA = {
     "digits": "handwritten digits, 8x8 grey, 10 classes; embedded (scikit-learn)",
     "cifar10": "CIFAR-10, 32x32 colour, 10 classes; hub or --data.root",
@@ -68,7 +70,7 @@ def recipes() -> list[dict[str, Any]]:
     return rows + [{"recipe": name, "what": _first_line(path)} for name, path in sorted(_shipped().items())]
 
 
-def recipe(named: str | None, smoke: bool, root: str | None = None) -> tuple[Recipe | LanguageRecipe, str | None]:
+def recipe(named: str | None, smoke: bool, root: str | None = None) -> tuple[AnyRecipe, str | None]:
     """A recipe by file or name, and where it came from. Without either: the demo, or one for the user's own data.
 
     Raises ValueError for a file or name that does not exist, or a file without `recipe(smoke) -> Recipe`.
@@ -77,7 +79,7 @@ def recipe(named: str | None, smoke: bool, root: str | None = None) -> tuple[Rec
         return (own(Path(root), smoke) if root else demo.recipe(smoke)), None
     path = _found(named, "recipe")
     made = _made(path, smoke, "recipe")
-    if not isinstance(made, Recipe | LanguageRecipe):
+    if not isinstance(made, AnyRecipe):
         grid = f"; it is a grid: potstill bench {named}" if isinstance(_made(path, smoke, "grid"), Grid) else ""
         raise ValueError(f"{path} does not define recipe(smoke=False) -> potstill.Recipe{grid}")
     return made, str(named)

@@ -17,6 +17,7 @@ import tyro
 from potstill import catalogue, runs
 from potstill.commands.arguments import SHORT, adapted, flags, split, unknown, value
 from potstill.errors import did_you_mean
+from potstill.language.labelled_recipe import LabelledRecipe
 from potstill.language.recipe import LanguageRecipe
 from potstill.recipe import Recipe
 
@@ -92,6 +93,19 @@ class DistillText:
 
 
 @dataclass(frozen=True)
+class DistillLabels:
+    """Train a network that classifies or rates texts (or load one), then every method from the same seeds; print one
+    table and write a report.
+
+    RECIPE is a Python file with `recipe(smoke) -> LabelledRecipe`, or the name of one that ships (potstill list
+    recipes). Every value of the recipe can be set below; what the recipe itself says is the default.
+    """
+
+    common: Annotated[Common, tyro.conf.arg(name="")]
+    recipe: Annotated[LabelledRecipe, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
 class ListWhat:
     """Show what Potstill has."""
 
@@ -147,6 +161,7 @@ def _distill(arguments: list[str]) -> int:
     from potstill.compare import run
     from potstill.comparison import Options
     from potstill.console import Talk
+    from potstill.language.labelled_run import run as run_labelled
     from potstill.language.run import run as run_texts
     from potstill.loop import Interrupted
     from potstill.ranks import rank, start
@@ -157,7 +172,12 @@ def _distill(arguments: list[str]) -> int:
     if wrong := unknown(rest, flags(Common()) | flags(recipe) | set(SHORT) | {"--help"}):
         sys.stderr.write(f"error: {wrong}\n")
         return 2
-    kind: Any = Distill if isinstance(recipe, Recipe) else DistillText
+    kinds: dict[type, tuple[Any, Any]] = {
+        Recipe: (Distill, run),
+        LanguageRecipe: (DistillText, run_texts),
+        LabelledRecipe: (DistillLabels, run_labelled),
+    }
+    kind, started = kinds[type(recipe)]
     given = tyro.cli(
         kind,
         default=kind(Common(), recipe),
@@ -185,7 +205,7 @@ def _distill(arguments: list[str]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: talk.warn(str(message))  # ty: ignore[invalid-assignment]
-            summary = run(recipe, options) if isinstance(recipe, Recipe) else run_texts(recipe, options)
+            summary = started(recipe, options)
     except (Interrupted, KeyboardInterrupt):
         if rank() == 0:
             sys.stderr.write(_stopped(arguments, out))

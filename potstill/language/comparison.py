@@ -1,7 +1,7 @@
-"""The cells of a comparison of language models: as of images, with scores in place of accuracies.
+"""The cells of a comparison of networks of language: as of images, with scores in place of accuracies.
 
-A network lies in its cell's folder `model/` as transformers writes it, beside `samples.json`, what it answers to the
-first validation prompts.
+A network lies in its cell's folder `model/` as transformers writes it; one that writes, beside `samples.json`, what it
+answers to the first validation prompts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from potstill.evaluation.scores import summarise_scores
 from potstill.evaluation.summary import Cell
 from potstill.language import folder as folders
 from potstill.language.lora import merged
-from potstill.methods import LONE_STUDENT, parse
 from potstill.ranks import rank, wait
 from potstill.registry import MODEL, RESULT
 from potstill.report.page import write_report
@@ -32,9 +31,9 @@ SHOWN = 20
 
 
 class TextComparison(Comparison):
-    """One run of a `LanguageRecipe`, while it runs."""
+    """One run of a `LanguageRecipe` or a `LabelledRecipe`, while it runs."""
 
-    setting: Any  # a TextSetting
+    setting: Any  # a TextSetting or a LabelledSetting
 
     def learn_teacher(self) -> None:
         """Train the teacher, or load it, and look at what it is worth."""
@@ -47,10 +46,10 @@ class TextComparison(Comparison):
         own = getattr(self.setting, "other", None) or self.setting
         module = own.network(spec, "teacher", seed)
         self.card = {"model": spec.name, "parameters": runs.parameters(module), "seconds": 0.0}
-        if spec.taught:
+        if self.setting.taught(spec):
             self.card["checkpoint"] = spec.name
         else:
-            alone = Trainee(spec, parse(LONE_STUDENT), self.setting.recipe.training_of(), seed, folder)
+            alone = Trainee(spec, self.setting.alone, self.setting.recipe.training_of(), seed, folder)
             alone.module = module
             teach(replace(self, setting=own), alone, registry.key(own, seed), "teacher")
             module = merged(module)  # it was saved with its adapters added to the weights
@@ -65,8 +64,8 @@ class TextComparison(Comparison):
             raise ValueError("the teacher answers with NaN or infinity on the validation texts; check its weights")
         self.options.talk.say(f"teacher: {found.says}")
         self.card["scores"] = found.scores
-        if rank() == 0 and not (folder / SAMPLES).exists():
-            checkpoint.write_json(folder / SAMPLES, {"items": own.samples(SHOWN)})
+        if not (folder / SAMPLES).exists():
+            self._show(folder, own)
         if cached is not None:
             self.teacher, self.card["cache"] = cached, str(spec.cache)
 
@@ -80,8 +79,13 @@ class TextComparison(Comparison):
         if rank() == 0:
             about = {"method": trainee.method.name, "expansion": trainee.method.expansion, "seed": trainee.seed}
             self.setting.save(trainee.folder / MODEL, engine.student, about)
-            checkpoint.write_json(trainee.folder / SAMPLES, {"items": self.setting.samples(SHOWN)})
+        self._show(trainee.folder)
         return result, found
+
+    def _show(self, folder: Path, setting: Any = None) -> None:
+        """Write down what the network that was judged last has answered, where networks write."""
+        if rank() == 0 and (items := (setting or self.setting).samples(SHOWN)):
+            checkpoint.write_json(folder / SAMPLES, {"items": items})
 
     def _finish(self, trainee: Trainee, peak: float | None) -> None:
         method, seed, folder = trainee.method, trainee.seed, trainee.folder

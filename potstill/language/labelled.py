@@ -117,15 +117,33 @@ def read(
             missing label, a label that training did not have.
     """
     path = Path(path).expanduser()
-    table = joined([_table(file) for file in _files(path, split)])
+    table = joined([table_of(file) for file in _files(path, split)])
+    return labelled(table, path.name if path.is_dir() else path.stem, text=text, pair=pair, label=label, names=names)
+
+
+def labelled(
+    table: Table,
+    name: str,
+    *,
+    text: str | None = None,
+    pair: str | None = None,
+    label: str | None = None,
+    names: tuple[str, ...] | None = None,
+    classes: bool = False,
+) -> Labelled:
+    """Rows that are read already, see `read`. With `classes` the labels are classes, whatever they look like.
+
+    Raises:
+        ValueError: as `read` does.
+    """
     if not len(table):
         raise ValueError(f"{table.files[0]}: it has no rows")
     text = text or _found(table, "text", FIRST)
     usual = SECOND.get(text)
     pair = pair or (usual if usual in table.names else None)
-    labels, names = _labels(table, label or _found(table, "label", LABEL), names)
+    labels, names = _labels(table, label or _found(table, "label", LABEL), names, classes)
     second = None if pair is None else _texts(table, pair)
-    return Labelled(_texts(table, text), second, labels, names, path.name if path.is_dir() else path.stem)
+    return Labelled(_texts(table, text), second, labels, names, name)
 
 
 def _files(path: Path, split: str) -> list[Path]:
@@ -143,7 +161,8 @@ def _files(path: Path, split: str) -> list[Path]:
     return found
 
 
-def _table(file: Path) -> Table:
+def table_of(file: Path) -> Table:
+    """A Parquet, JSONL, CSV or TSV file, with values of the last two as strings. Raises ValueError for what is none."""
     if file.suffix.lower() not in SEPARATED:
         return one_file(file)
     with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -175,13 +194,21 @@ def _texts(table: Table, name: str) -> tuple[str, ...]:
     return texts
 
 
-def _labels(table: Table, name: str, names: tuple[str, ...] | None) -> tuple[Tensor, tuple[str, ...]]:
+def _labels(table: Table, name: str, names: tuple[str, ...] | None, classes: bool) -> tuple[Tensor, tuple[str, ...]]:
     values = table.column(name)
     for row, value in enumerate(values):
         if value is None or value is MISSING or value == "" or (isinstance(value, float) and not isfinite(value)):
             raise ValueError(f"{table.where(row)}: it has no {name!r}")
     words = [str(value) for value in values]
-    if names == () or (names is None and not all(map(_whole, words)) and all(map(_number, words))):
+    numbers = sum(map(_number, words))
+    broken = not all(map(_whole, words)) and not classes
+    if names is None and broken and len(words) > numbers > len(words) / 2:
+        odd = next(row for row, word in enumerate(words) if not _number(word))
+        raise ValueError(
+            f"{table.where(odd)}: the label {words[odd]!r} is no number, as those of most rows are; mend it, or say "
+            "that labels are classes (data.kind)"
+        )
+    if names == () or (names is None and broken and numbers == len(words)):
         odd = next((row for row, word in enumerate(words) if not _number(word)), None)
         if odd is not None:
             raise ValueError(f"{table.where(odd)}: the label {words[odd]!r} is no number, as a score is")

@@ -116,7 +116,7 @@ def opened(recipe: LanguageRecipe, options: Options) -> TextSetting:
             [*train.prompts, *(train.responses or [])], recipe.vocabulary, digits="exact" in spec.measures
         )
         talk.say(f"tokenizer: {len(tokenizer):,} tokens, byte-level BPE trained on the training texts")
-    reads, context = _context(recipe.teacher), _context(recipe.student)
+    reads, context = context_of(recipe.teacher), context_of(recipe.student)
     if theirs is None:
         reads = context = min(reads, context)
         sides = [encode(one, tokenizer, spec, context=context) for one in (train, valid)]
@@ -168,7 +168,7 @@ def _cached(setting: TextSetting, options: Options) -> TextSetting:
     return setting
 
 
-def _context(spec: LanguageModel) -> int:
+def context_of(spec: LanguageModel) -> int:
     """How many tokens a network reads."""
     if spec.derived:
         return spec.context or sys.maxsize

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from potstill.cell import assemble, choose_precision
 from potstill.engine import Engine
 from potstill.evaluation.scores import Measure
 from potstill.examples import Examples, source
 from potstill.hashing import hash_int
-from potstill.language import folder, models
+from potstill.language import models
 from potstill.language.cached import CachedTexts
 from potstill.language.crossing import CrossTokenizer
 from potstill.language.encode import Encoded
@@ -24,11 +21,12 @@ from potstill.language.generation import Ends
 from potstill.language.judge import Judge
 from potstill.language.loader import TextLoader, batches, first
 from potstill.language.models import LanguageModel
+from potstill.language.pair import Pair
 from potstill.language.recipe import LanguageRecipe
 from potstill.language.stores import read_about
 from potstill.language.vocabulary import real
 from potstill.methods import Method
-from potstill.precision import Choice, Precision
+from potstill.precision import Precision
 from potstill.ranks import rank, world_size
 from potstill.recipe import Fit
 from potstill.sources import Network as Live
@@ -40,7 +38,7 @@ PROBE_ROWS = 4
 
 
 @dataclass(frozen=True)
-class TextSetting:
+class TextSetting(Pair):
     """Everything of a language recipe that is the same for all its cells."""
 
     recipe: LanguageRecipe
@@ -61,12 +59,6 @@ class TextSetting:
     """Who shows them to the teacher."""
     cached: CachedTexts | None = None
     """What speaks for the teacher instead of the network."""
-    lessons = 1
-    side_by_side = False
-
-    @property
-    def name(self) -> str:
-        return self.recipe.data.name
 
     @property
     def digests(self) -> dict[str, Any]:
@@ -115,20 +107,6 @@ class TextSetting:
             module = self.network(self.recipe.teacher, "teacher", seed)
         return self.network(spec, "student", seed, module)
 
-    def fresh(self, seed: int) -> Callable[[str], nn.Module]:
-        """Makes networks like the student, whose initial weights are a function of (seed, name)."""
-        return lambda name: self.network(self.recipe.student, name, seed)
-
-    def preprocess(self, spec: LanguageModel, method: Method | None = None) -> None:
-        """Tokens go in as they are."""
-
-    def order(self, seed: int) -> int:
-        return seed
-
-    def save(self, place: Path, module: nn.Module, about: dict[str, Any]) -> None:
-        """Write a network as a folder that transformers loads."""
-        folder.save_folder(place, module, self.tokenizer, {"data": self.name, **about})
-
     def teacher(self, module: nn.Module, precision: Precision | None = None, spec: LanguageModel | None = None) -> Live:
         """A frozen source."""
         if self.other is not None:
@@ -160,10 +138,6 @@ class TextSetting:
         """Who speaks for the teacher before it is trained or loaded: the cache, or a network like it."""
         return self.cached or self.teacher(self.network(self.recipe.teacher, "teacher", seed))
 
-    def others(self, seed: int) -> dict[str, Any]:
-        """What else `assemble` may need: how peers begin."""
-        return {"fresh": self.fresh(seed)}
-
     def examples(self, fit: Fit, seed: int | None, whole: bool = False) -> Examples:
         """Loader and validation data."""
         loader = TextLoader(
@@ -188,28 +162,21 @@ class TextSetting:
 
     def check(self, methods: list[Method], seed: int) -> None:
         """Build everything once, on throw-away copies, so that mistakes show before the first step."""
-        fit = self.recipe.fit
         if not self.train.answered and not self.recipe.teacher.taught:
             raise ValueError(f"the teacher has no weights and would learn from {self.name}, which has prompts only")
-        teacher = self.guide(seed)
-        for method in methods:
-            for stage in method.stages:
-                engine = assemble(
-                    self.student(method, seed, teacher),
-                    teacher if method.needs_teacher else None,
-                    method,
-                    self.examples(fit, seed),
-                    fit,
-                    stage=stage,
-                    **self.others(seed),
-                )
-                writes = getattr(engine.task, "sequences", None) is not self.task.sequences
-                if writes and self.cached is not None and method.needs_teacher:
-                    raise ValueError(
-                        f"method {method.name!r}: networks write the texts that it learns from, and the cache "
-                        f"{self.cached.folder} only repeats what was said of the data's own; leave out teacher.cache"
-                    )
-                self.check_answered(method, engine)
+        super().check(methods, seed)
+
+    def check_fit(self, method: Method, engine: Engine) -> None:
+        """Raises ValueError for a method in which networks write, where a cache speaks for the teacher, and for one
+        that learns from responses where there are none.
+        """
+        writes = getattr(engine.task, "sequences", None) is not self.task.sequences
+        if writes and self.cached is not None and method.needs_teacher:
+            raise ValueError(
+                f"method {method.name!r}: networks write the texts that it learns from, and the cache "
+                f"{self.cached.folder} only repeats what was said of the data's own; leave out teacher.cache"
+            )
+        self.check_answered(method, engine)
 
     def check_answered(self, method: Method, engine: Engine) -> None:
         """Raises ValueError for a method that learns from responses where the data has none and nobody writes any."""
@@ -220,22 +187,8 @@ class TextSetting:
                 "which a network writes them, e.g. on_policy, skd or seqkd"
             )
 
-    def measure(self, methods: list[Method], seed: int, rounds: int = 3, compiling: bool = False) -> Choice:
-        """The fastest precision for a step of these methods that needs no sampling, if there is one."""
-        method = next((one for one in reversed(methods) if one.needs_teacher and one.scheme is None), methods[0])
-        teacher = self.guide(seed)
-        apart = self.other is not None and method.needs_teacher
-        return choose_precision(
-            self.student(method, seed, teacher),
-            (teacher.module or teacher) if method.needs_teacher else None,
-            method,
-            self.examples(self.recipe.fit, seed),
-            self.recipe.fit,
-            None,
-            None,
-            rounds,
-            guided=(lambda precision: self.teacher(copy.deepcopy(cast(nn.Module, teacher.module)), precision))
-            if apart
-            else None,
-            **self.others(seed),
-        )
+    def guided(self, method: Method, teacher: Source) -> Callable[[Precision], Source] | None:
+        """Of two tokenizers, the teacher is looked at on texts in its own."""
+        if self.other is None or not method.needs_teacher:
+            return None
+        return lambda precision: self.teacher(copy.deepcopy(cast(nn.Module, teacher.module)), precision)

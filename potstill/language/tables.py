@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,7 +17,11 @@ import pyarrow.parquet as pq
 from potstill.data.raw import VALID_NAMES
 from potstill.data.stores import reading
 from potstill.errors import did_you_mean
-from potstill.language.spec import Text
+from potstill.hashing import hash_int
+
+if TYPE_CHECKING:
+    from potstill.language.labelled_spec import LabelledText
+    from potstill.language.spec import Text
 
 ENDINGS = (".parquet", ".jsonl")
 EXAMPLE = '{"prompt": "Name a colour.", "response": "Red."}'
@@ -58,23 +63,29 @@ class Table:
         return self.read(name)
 
 
-def splits(spec: Text, quiet: bool = False) -> Mapping[str, Callable[[], Table]]:
-    """The splits that there are, by name, each read when it is called.
+def splits(
+    spec: Text | LabelledText,
+    quiet: bool = False,
+    read: Callable[[Path], Table] | None = None,
+    endings: Sequence[str] = ENDINGS,
+) -> Mapping[str, Callable[[], Table]]:
+    """The splits that there are, by name, each read when it is called; files with these endings by `read`.
 
     Raises:
         ValueError: nothing is there, or nothing that can be read.
     """
     if spec.root is None:
         return _hub(spec, quiet)
+    reader = read or one_file
     root, file = spec.root.expanduser(), spec.known.file if spec.known else None
     if not root.exists():
         raise ValueError(f"data.root {root} does not exist")
     if file and (root / file).is_file():
         root = root / file
     if root.is_file():
-        return {spec.train_split: lambda: one_file(root)}
-    files = [path for path in sorted(root.iterdir()) if path.suffix in ENDINGS]
-    files = files or [path for path in sorted(root.glob("data/*")) if path.suffix in ENDINGS]
+        return {spec.train_split: lambda: reader(root)}
+    files = [path for path in sorted(root.iterdir()) if path.suffix in endings]
+    files = files or [path for path in sorted(root.glob("data/*")) if path.suffix in endings]
     wanted = (spec.train_split, *((spec.valid_split,) if spec.valid_split else VALID_NAMES))
     pattern = re.compile(rf"^({'|'.join(map(re.escape, wanted))})(?![a-z])", re.IGNORECASE)
     groups: dict[str, list[Path]] = {}
@@ -89,7 +100,47 @@ def splits(spec: Text, quiet: bool = False) -> Mapping[str, Callable[[], Table]]
             f"no files {spec.train_split}-*.parquet or {spec.train_split}.jsonl in {root}; there is {there}; data.root "
             "may name one file, and data.train_split another split"
         )
-    return {name: lambda paths=paths: joined([one_file(path) for path in paths]) for name, paths in groups.items()}
+    return {name: lambda paths=paths: joined([reader(path) for path in paths]) for name, paths in groups.items()}
+
+
+def one_split(there: Mapping[str, Callable[[], Table]], split: str, title: str) -> Table:
+    """Read a split of the data that is called `title`. Raises ValueError where there is none, or none with rows."""
+    found = next((name for name in there if name.lower() == split.lower()), None)
+    if found is None:
+        raise ValueError(f"{title} has no split {split!r}; {did_you_mean(split, there)}")
+    table = there[found]()
+    if not len(table):
+        raise ValueError(f"{table.files[0]}: split {split!r} of {title} has no rows")
+    return table
+
+
+def validation(spec: Text | LabelledText, there: Mapping[str, Any]) -> str | None:
+    """The split to validate on, the named one or a usual one. Raises ValueError where the named one is not there."""
+    if spec.valid_split is None:
+        return next((name for name in VALID_NAMES if name in there), None)
+    if spec.valid_split.lower() not in map(str.lower, there):
+        raise ValueError(
+            f"{spec.title} has no split {spec.valid_split!r} (data.valid_split); "
+            f"{did_you_mean(spec.valid_split, there)}"
+        )
+    return spec.valid_split
+
+
+def held_out(keys: Sequence[str], name: str, part: float, seed: int) -> np.ndarray:
+    """Which rows are set aside, bool: by a hash of their keys, so that two of one key are on one side.
+
+    Raises ValueError where that leaves none on a side.
+    """
+    limit = int(part * 2**63)
+    held = np.array(
+        [hash_int(seed, int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())) < limit for key in keys]
+    )
+    if held.all() or not held.any():
+        raise ValueError(
+            f"data.held_out={part} of the {len(keys)} rows of {name} leaves none to "
+            f"{'train on' if held.all() else 'validate on'}; choose another part, or give it a validation split"
+        )
+    return held
 
 
 def one_file(path: Path) -> Table:
@@ -199,7 +250,7 @@ def kind_of(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def _hub(spec: Text, quiet: bool) -> Mapping[str, Callable[[], Table]]:
+def _hub(spec: Text | LabelledText, quiet: bool) -> Mapping[str, Callable[[], Table]]:
     local = "or name a local copy with --data.root"
     name, *config = spec.known.hub if spec.known else (spec.title,)
     config = [spec.config] if spec.config else config

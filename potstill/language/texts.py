@@ -11,12 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from potstill.data.raw import VALID_NAMES
-from potstill.errors import did_you_mean
-from potstill.hashing import hash_int
 from potstill.language.rows import templated, written
 from potstill.language.spec import Text
-from potstill.language.tables import Table, one_file, splits
+from potstill.language.tables import Table, held_out, one_file, one_split, splits, validation
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +81,7 @@ def load(spec: Text, tokenizer: Any = None, *, quiet: bool = False) -> tuple[Tex
     spec = spec.settled()
     there = splits(spec, quiet)
     train = _split(spec, there, spec.train_split, tokenizer)
-    if (held := _validation(spec, there)) is None:
+    if (held := validation(spec, there)) is None:
         train, valid = _set_aside(train, spec)
     else:
         valid = _split(spec, there, held, tokenizer)
@@ -103,24 +100,8 @@ def of_table(spec: Text, table: Table, split: str, tokenizer: Any = None) -> Tex
     return _texts(spec.settled(), table, split, tokenizer)
 
 
-def _validation(spec: Text, there: Mapping[str, Any]) -> str | None:
-    if spec.valid_split is None:
-        return next((name for name in VALID_NAMES if name in there), None)
-    if spec.valid_split.lower() not in map(str.lower, there):
-        raise ValueError(
-            f"{spec.title} has no split {spec.valid_split!r} (data.valid_split); "
-            f"{did_you_mean(spec.valid_split, there)}"
-        )
-    return spec.valid_split
-
-
 def _split(spec: Text, there: Mapping[str, Callable[[], Table]], split: str, tokenizer: Any) -> Texts:
-    found = next((name for name in there if name.lower() == split.lower()), None)
-    if found is None:
-        raise ValueError(f"{spec.title} has no split {split!r}; {did_you_mean(split, there)}")
-    table = there[found]()
-    if not len(table):
-        raise ValueError(f"{table.files[0]}: split {split!r} of {spec.title} has no rows")
+    table = one_split(there, split, spec.title)
     return _texts(spec, table, split, tokenizer)
 
 
@@ -165,18 +146,7 @@ def _grouped(texts: Texts) -> Texts:
 
 def _set_aside(texts: Texts, spec: Text) -> tuple[Texts, Texts]:
     """By a hash of the prompt, so that a prompt that occurs twice is on one side."""
-    limit = int(spec.held_out * 2**63)
-    held = np.array(
-        [
-            hash_int(spec.data_seed, int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest())) < limit
-            for prompt in texts.prompts
-        ]
-    )
-    if held.all() or not held.any():
-        raise ValueError(
-            f"data.held_out={spec.held_out} of the {len(texts)} rows of {texts.name} leaves none to "
-            f"{'train on' if held.all() else 'validate on'}; choose another part, or give it a validation split"
-        )
+    held = held_out(texts.prompts, texts.name, spec.held_out, spec.data_seed)
     note = (
         f"{texts.name} has no split to validate on: {held.sum():,} of {len(texts):,} rows were set aside, by a hash of "
         f"their prompts (data.held_out={spec.held_out})"

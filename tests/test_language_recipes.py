@@ -14,12 +14,15 @@ from potstill.cell import assemble
 from potstill.comparison import Options
 from potstill.console import Talk
 from potstill.language import tokenizers
+from potstill.language.recipe import LanguageRecipe
 from potstill.language.run import checked, opened
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "language"
-RECIPES = sorted(str(path) for path in FOLDER.glob("*.py"))
+MADE = {str(path): catalogue.recipe(str(path), smoke=True)[0] for path in sorted(FOLDER.glob("*.py"))}
+RECIPES = [path for path, made in MADE.items() if isinstance(made, LanguageRecipe)]
+"""Those of texts with labels are in language/test_labelled_runs.py."""
 ROWS = 4
-METHODS = {path: catalogue.recipe(path, smoke=True)[0].methods for path in RECIPES}
+METHODS = {path: MADE[path].methods for path in RECIPES}
 
 
 def tried(path):

@@ -103,6 +103,7 @@ class Pair(ABC):
 
     def check_fit(self, method: Method, engine: Engine) -> None:
         """Raises ValueError for a method that cannot learn from this data."""
+        return None
 
     def guided(self, method: Method, teacher: Source) -> Callable[[Precision], Source] | None:
         """How a throw-away copy of the teacher is made to be measured; None: in the usual way."""

@@ -148,7 +148,7 @@ def test_a_wrong_flag_names_the_right_one(shell, tmp_path, nothing_left):
 
 @pytest.mark.parametrize("what", ["another vocabulary", "NaN"])
 def test_a_teacher_that_cannot_teach(what, mine, shell, tmp_path, nothing_left):
-    """A stored teacher whose embedding is too small for the tokenizer that is named, and one with broken weights."""
+    """A stored teacher with another tokenizer than the one that is named, and one with broken weights."""
     folder, more = tmp_path / "teacher", []
     shutil.copytree(mine / "teacher" / "model", folder)
     if what == "NaN":
@@ -159,7 +159,7 @@ def test_a_teacher_that_cannot_teach(what, mine, shell, tmp_path, nothing_left):
     else:
         larger = tokenizers.train(["quite other words, which are many more than before, and rarer ones"], 300)
         larger.save_pretrained(tmp_path / "larger")
-        more, message = ["--tokenizer", tmp_path / "larger"], "tokens in its vocabulary, and the tokenizer has"
+        more, message = ["--tokenizer", tmp_path / "larger"], "student and teacher have different tokenizers"
     words = [
         *TINY[8:],
         "--judged",

@@ -14,7 +14,7 @@ from potstill.grid import Grid
 from potstill.recipe import Fit, Network, Recipe
 
 BUDGETS = (500, 1_000, 2_000, 5_000)
-METHODS = ("student", "kd=ce:1+kd:1", "rkd=black_box(of=rkd)", "ckd")
+METHODS = ("student", "kd=ce:1+kd:1", "rkd=black_box(of=rkd)", "ckd", "ckd~shuffled")
 
 
 def grid(smoke: bool = False) -> Grid:

@@ -47,7 +47,8 @@ def parts(side):
 def share(case, objective, student, teacher, mask):
     """The term's share of its mean, as the engine asks for it."""
     extras = case.all_extras()
-    view = View(None, extras["index"], extras["label"], mask)
+    more = {name: value for name, value in extras.items() if name not in ("index", "label", "mask", "draw")}
+    view = View(None, extras["index"], extras["label"], mask, more)
     term = Wired(
         case.name,
         objective,

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import pearsonr, spearmanr
 from torch import Tensor, nn
 
 from potstill.functional import at_least_float32
@@ -120,6 +119,8 @@ def _of_scores(answer: Tensor, labels: list[Tensor | None], finite: bool) -> Tex
     told, right = answer.double().cpu().numpy(), label.double().cpu().numpy()
     # A network that says the same of all has no correlation with anything: 0, as if it were unrelated.
     vary = len(told) > 1 and told.std() > 0 and right.std() > 0
+    from scipy.stats import pearsonr, spearmanr  # slow to import, and scores are rare
+
     pearson, spearman = (measure(told, right).statistic if vary else 0.0 for measure in (pearsonr, spearmanr))
     loss = F.mse_loss(answer.double(), label.double()).item()
     return TextScores(answer, {"pearson": 100 * float(pearson), "spearman": 100 * float(spearman), "loss": loss})

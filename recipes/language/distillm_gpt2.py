@@ -15,9 +15,7 @@ student fine-tuned for 3 epochs and a fine-tuned teacher, see docs/language.md. 
 Ko et al., ICML 2024, arXiv 2402.03898; code jongwooko/distillm. Smoke: 64 instructions, two new small GPT-2.
 """
 
-from dataclasses import replace
-
-from potstill.language.models import LanguageModel
+from potstill.language.protocols import GPT2, published
 from potstill.language.recipe import LanguageRecipe
 from potstill.language.spec import Text
 from potstill.recipe import Fit
@@ -35,23 +33,5 @@ FIT = Fit(epochs=20, batch_size=8, optimizer="adamw", lr=5e-4, weight_decay=0.01
 
 
 def recipe(smoke: bool = False) -> LanguageRecipe:
-    if smoke:
-        return LanguageRecipe(
-            title="DistiLLM",
-            data=Text("instructions", train_rows=64, valid_rows=16, max_prompt=64, max_response=32, too_long="cut"),
-            teacher=LanguageModel("gpt2", layers=2, width=64, heads=2, context=128),
-            student=LanguageModel("gpt2", layers=1, width=32, heads=2, context=128),
-            vocabulary=400,
-            methods=METHODS,
-            fit=replace(FIT, epochs=1),
-            judged=8,
-        )
-    return LanguageRecipe(
-        title="DistiLLM: GPT-2 XL to GPT-2",
-        data=Text("instructions", max_prompt=256, max_response=256, too_long="cut"),
-        teacher=LanguageModel("openai-community/gpt2-xl", dtype="bfloat16"),
-        student=LanguageModel("openai-community/gpt2"),
-        methods=METHODS,
-        seeds=5,
-        fit=FIT,
-    )
+    data = Text("instructions", max_prompt=256, max_response=256, too_long="cut")
+    return published("DistiLLM: GPT-2 XL to GPT-2", GPT2, data, METHODS, FIT, seeds=5, smoke=smoke, architecture="gpt2")

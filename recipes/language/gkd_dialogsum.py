@@ -13,12 +13,9 @@ paper begins with a fine-tuned student, see docs/language.md. Not run at this si
 Agarwal et al., ICLR 2024, arXiv 2306.13649. Smoke: 64 dialogues, two new small Llamas.
 """
 
-from dataclasses import replace
-
-from potstill.language.models import LanguageModel
+from potstill.language.protocols import GEMMA, published
 from potstill.language.recipe import LanguageRecipe
 from potstill.language.spec import Text
-from potstill.recipe import Fit
 
 METHODS = (
     "student",
@@ -31,29 +28,8 @@ METHODS = (
     "on_policy(temperature=0.9,tokens=128)+reverse_kl",
 )
 SHORT = tuple(method.replace("tokens=128", "tokens=16") for method in METHODS)
-FIT = Fit(
-    epochs=3, batch_size=8, micro_batch=1, optimizer="adamw", lr=1e-5, weight_decay=0.01, schedule="linear", clip=1.0
-)
 
 
 def recipe(smoke: bool = False) -> LanguageRecipe:
-    if smoke:
-        return LanguageRecipe(
-            title="GKD on DialogSum",
-            data=Text("dialogsum", train_rows=64, valid_rows=16, max_prompt=64, max_response=32, too_long="cut"),
-            teacher=LanguageModel(layers=2, width=64, heads=2, context=128),
-            student=LanguageModel(layers=1, width=32, heads=2, context=128),
-            vocabulary=400,
-            methods=SHORT,
-            fit=replace(FIT, epochs=1, micro_batch=None, lr=1e-3),
-            judged=8,
-        )
-    return LanguageRecipe(
-        title="GKD on DialogSum: Gemma-7B-it to Gemma-2B-it",
-        data=Text("dialogsum", max_prompt=1024, max_response=128, too_long="cut"),
-        teacher=LanguageModel("google/gemma-7b-it", dtype="bfloat16"),
-        student=LanguageModel("google/gemma-2b-it"),
-        methods=METHODS,
-        seeds=3,
-        fit=FIT,
-    )
+    data, methods = Text("dialogsum", max_prompt=1024, max_response=128, too_long="cut"), SHORT if smoke else METHODS
+    return published("GKD on DialogSum: Gemma-7B-it to Gemma-2B-it", GEMMA, data, methods, smoke=smoke)

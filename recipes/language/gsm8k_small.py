@@ -9,33 +9,11 @@ answers of more than 256 are left out.
 Smoke: 128 questions, 1 epoch.
 """
 
-from dataclasses import replace
-
-from potstill.language.models import LanguageModel
-from potstill.language.recipe import FIT, LanguageRecipe
+from potstill.language.protocols import small
+from potstill.language.recipe import LanguageRecipe
 from potstill.language.spec import Text
-
-METHODS = ("student", "seqkd", "forward_kl", "on_policy", "gkd", "imitkd", "skd")
 
 
 def recipe(smoke: bool = False) -> LanguageRecipe:
-    fit = replace(FIT, epochs=1 if smoke else 3, batch_size=32)
-    return LanguageRecipe(
-        title="GSM8K",
-        data=Text(
-            "gsm8k",
-            train_rows=128 if smoke else 4000,
-            valid_rows=16 if smoke else 300,
-            max_prompt=48 if smoke else 128,
-            max_response=24 if smoke else 256,
-            too_long="cut" if smoke else "drop",
-        ),
-        teacher=LanguageModel(layers=4, width=256, heads=4, context=384),
-        student=LanguageModel(layers=2, width=128, heads=2, context=384),
-        vocabulary=400 if smoke else 4096,
-        methods=METHODS,
-        seeds=1 if smoke else 3,
-        fit=fit,
-        teacher_fit=replace(fit, epochs=1 if smoke else 10),
-        judged=16 if smoke else 200,
-    )
+    data = Text("gsm8k", train_rows=4000, valid_rows=300, max_prompt=128, max_response=256, too_long="drop")
+    return small("GSM8K", data, context=384, smoke=smoke)

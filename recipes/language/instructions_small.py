@@ -8,33 +8,11 @@ size: the loss on held responses is the measure to look at. Prompts and response
 Smoke: 128 instructions, 1 epoch.
 """
 
-from dataclasses import replace
-
-from potstill.language.models import LanguageModel
-from potstill.language.recipe import FIT, LanguageRecipe
+from potstill.language.protocols import SEVEN, small
+from potstill.language.recipe import LanguageRecipe
 from potstill.language.spec import Text
-
-METHODS = ("student", "seqkd", "forward_kl", "on_policy", "gkd", "imitkd", "skd", "distillm", "minillm")
 
 
 def recipe(smoke: bool = False) -> LanguageRecipe:
-    fit = replace(FIT, epochs=1 if smoke else 3, batch_size=32)
-    return LanguageRecipe(
-        title="Alpaca's instructions",
-        data=Text(
-            "instructions",
-            train_rows=128 if smoke else None,
-            valid_rows=16 if smoke else 300,
-            max_prompt=64 if smoke else 128,
-            max_response=24 if smoke else 128,
-            too_long="cut" if smoke else "drop",
-        ),
-        teacher=LanguageModel(layers=4, width=256, heads=4, context=256),
-        student=LanguageModel(layers=2, width=128, heads=2, context=256),
-        vocabulary=400 if smoke else 4096,
-        methods=METHODS,
-        seeds=1 if smoke else 3,
-        fit=fit,
-        teacher_fit=replace(fit, epochs=1 if smoke else 10),
-        judged=16 if smoke else 200,
-    )
+    data = Text("instructions", valid_rows=300, max_prompt=128, max_response=128, too_long="drop")
+    return small("Alpaca's instructions", data, 256, (*SEVEN, "distillm", "minillm"), smoke=smoke)

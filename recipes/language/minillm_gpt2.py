@@ -14,9 +14,7 @@ steps of the release. The authors begin with a fine-tuned student and teacher, s
 Gu et al., ICLR 2024, arXiv 2306.08543; code microsoft/LMOps. Smoke: 64 instructions, two new small GPT-2.
 """
 
-from dataclasses import replace
-
-from potstill.language.models import LanguageModel
+from potstill.language.protocols import GPT2, published
 from potstill.language.recipe import LanguageRecipe
 from potstill.language.spec import Text
 from potstill.recipe import Fit
@@ -32,23 +30,5 @@ FIT = Fit(epochs=16, batch_size=64, optimizer="adamw", lr=5e-6, weight_decay=0.0
 
 
 def recipe(smoke: bool = False) -> LanguageRecipe:
-    if smoke:
-        return LanguageRecipe(
-            title="MiniLLM",
-            data=Text("instructions", train_rows=64, valid_rows=16, max_prompt=64, max_response=32, too_long="cut"),
-            teacher=LanguageModel("gpt2", layers=2, width=64, heads=2, context=128),
-            student=LanguageModel("gpt2", layers=1, width=32, heads=2, context=128),
-            vocabulary=400,
-            methods=METHODS,
-            fit=replace(FIT, epochs=1, batch_size=16, lr=1e-3),
-            judged=8,
-        )
-    return LanguageRecipe(
-        title="MiniLLM: GPT-2 XL to GPT-2",
-        data=Text("instructions", max_prompt=256, max_response=256, too_long="cut"),
-        teacher=LanguageModel("openai-community/gpt2-xl", dtype="bfloat16"),
-        student=LanguageModel("openai-community/gpt2"),
-        methods=METHODS,
-        seeds=5,
-        fit=FIT,
-    )
+    data = Text("instructions", max_prompt=256, max_response=256, too_long="cut")
+    return published("MiniLLM: GPT-2 XL to GPT-2", GPT2, data, METHODS, FIT, seeds=5, smoke=smoke, architecture="gpt2")

@@ -13,36 +13,12 @@ arXiv 2410.11325; code google-research/speculative_kd. Smoke: 64 sentences, two 
 
 from dataclasses import replace
 
-from potstill.language.models import LanguageModel
+from potstill.language.protocols import GEMMA, RELEASED, SEVEN, published
 from potstill.language.recipe import LanguageRecipe
 from potstill.language.spec import Text
-from potstill.recipe import Fit
-
-METHODS = ("student", "seqkd", "forward_kl", "on_policy", "gkd", "imitkd", "skd")
-SMALL = LanguageModel(layers=2, width=64, heads=2, context=128)
-FIT = Fit(
-    epochs=10, batch_size=8, micro_batch=1, optimizer="adamw", lr=1e-5, weight_decay=0.01, schedule="linear", clip=1.0
-)
 
 
 def recipe(smoke: bool = False) -> LanguageRecipe:
-    if smoke:
-        return LanguageRecipe(
-            title="SKD on translation",
-            data=Text("multi30k", train_rows=64, valid_rows=16, max_prompt=64, max_response=32, too_long="cut"),
-            teacher=SMALL,
-            student=LanguageModel(layers=1, width=32, heads=2, context=128),
-            vocabulary=400,
-            methods=METHODS,
-            fit=replace(FIT, epochs=1, micro_batch=None, lr=1e-3),
-            judged=8,
-        )
-    return LanguageRecipe(
-        title="SKD on translation, German to English: Gemma-7B-it to Gemma-2B-it",
-        data=Text("multi30k", train_rows=1000, max_prompt=256, max_response=256, too_long="cut"),
-        teacher=LanguageModel("google/gemma-7b-it", dtype="bfloat16"),
-        student=LanguageModel("google/gemma-2b-it"),
-        methods=METHODS,
-        seeds=3,
-        fit=FIT,
-    )
+    data = Text("multi30k", train_rows=1000, max_prompt=256, max_response=256, too_long="cut")
+    title, fit = "SKD on translation, German to English: Gemma-7B-it to Gemma-2B-it", replace(RELEASED, epochs=10)
+    return published(title, GEMMA, data, SEVEN, fit, smoke=smoke)

@@ -1,4 +1,4 @@
-"""What several language recipes share: published settings, small pairs for two cores, and the smallest size."""
+"""What several language recipes share: published settings, small pairs for two cores, the smallest size."""
 
 from __future__ import annotations
 

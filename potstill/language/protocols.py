@@ -17,7 +17,7 @@ GPT2 = ("openai-community/gpt2-xl", "openai-community/gpt2")
 RELEASED = Fit(
     epochs=3, batch_size=8, micro_batch=1, optimizer="adamw", lr=1e-5, weight_decay=0.01, schedule="linear", clip=1.0
 )
-"""SKD's release: AdamW at 1e-5 that falls on a line to 0, clip 1.0; 8 prompts an update, one by one. Our weight decay."""
+"""SKD's release: AdamW at 1e-5 that falls on a line to 0, clip 1.0, 8 prompts an update, one by one. Decay: ours."""
 
 
 def published(

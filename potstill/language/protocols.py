@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from potstill.language.labelled_recipe import LABELLED_FIT, LabelledRecipe
+from potstill.language.labelled_spec import LabelledText
 from potstill.language.models import LanguageModel
 from potstill.language.recipe import FIT, LanguageRecipe
 from potstill.language.spec import Text
@@ -76,4 +78,21 @@ def small(
         fit=fit,
         teacher_fit=replace(fit, epochs=1 if smoke else 10),
         judged=16 if smoke else 200,
+    )
+
+
+def mixkd(title: str, name: str, methods: tuple[str, ...], smoke: bool = False) -> LabelledRecipe:
+    """BERT-base teaches its own first six layers with MixKD's losses; with `smoke` a tiny BERT its first two."""
+    teacher = LanguageModel("google-bert/bert-base-uncased", dropout=None)
+    if smoke:
+        teacher = LanguageModel("bert", layers=4, width=32, heads=4, context=128)
+    return LabelledRecipe(
+        title=title,
+        data=LabelledText(name, train_rows=64 if smoke else None, valid_rows=32 if smoke else None),
+        teacher=teacher,
+        student=LanguageModel("teacher", from_teacher=(2 if smoke else 6,), rule="first", dropout=None),
+        vocabulary=200 if smoke else 4000,
+        methods=methods,
+        seeds=1 if smoke else 5,
+        fit=replace(LABELLED_FIT, epochs=1 if smoke else 4, lr=3e-5),
     )

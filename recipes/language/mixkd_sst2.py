@@ -7,25 +7,9 @@ trained. For 3 layers: --student.from-teacher 3. The paper's rates and weights a
 for GLUE, and MixKD's own defaults.
 """
 
-from dataclasses import replace
-
-from potstill.language.labelled_recipe import LABELLED_FIT, LabelledRecipe
-from potstill.language.labelled_spec import LabelledText
-from potstill.language.models import LanguageModel
+from potstill.language.labelled_recipe import LabelledRecipe
+from potstill.language.protocols import mixkd
 
 
 def recipe(smoke: bool = False) -> LabelledRecipe:
-    fit = replace(LABELLED_FIT, epochs=1 if smoke else 4, lr=3e-5)
-    teacher = LanguageModel("google-bert/bert-base-uncased", dropout=None)
-    if smoke:
-        teacher = LanguageModel("bert", layers=4, width=32, heads=4, context=128)
-    return LabelledRecipe(
-        title="MixKD, SST-2",
-        data=LabelledText("sst2", train_rows=64 if smoke else None, valid_rows=32 if smoke else None),
-        teacher=teacher,
-        student=LanguageModel("teacher", from_teacher=(2 if smoke else 6,), rule="first", dropout=None),
-        vocabulary=200 if smoke else 4000,
-        methods=("student", "logit_mse", "mixkd", "mixkd(kd=1)"),
-        seeds=1 if smoke else 5,
-        fit=fit,
-    )
+    return mixkd("MixKD, SST-2", "sst2", ("student", "logit_mse", "mixkd", "mixkd(kd=1)"), smoke)

@@ -19,14 +19,13 @@ from potstill.engine import Engine
 from potstill.examples import Examples, source
 from potstill.loop import Result
 from potstill.methods import Method
-from potstill.online import Online
 from potstill.plateau import Plateau
 from potstill.precision import Choice, Precision, choose
 from potstill.recipe import Fit
 from potstill.scheme import Scene
 from potstill.sources import Network, Shuffled
 from potstill.stages import Stage
-from potstill.types import LiveSource, Progress, Source, Task
+from potstill.types import LiveSource, Progress, Source, Task, Teaches
 from potstill.wiring import Weights, wire
 
 
@@ -114,7 +113,7 @@ def assemble(
 
 def _of_another(source: Source) -> Source:
     """The control of whoever teaches; students and peers speak for themselves."""
-    if isinstance(source, Online):
+    if isinstance(source, Teaches):
         return source.shuffled()
     return source if source.trained else Shuffled(source)
 

@@ -52,6 +52,7 @@ __all__ = [
     "SourceOutputs",
     "Stateful",
     "Task",
+    "Teaches",
     "Tensors",
     "TopLogits",
     "Updates",
@@ -233,6 +234,15 @@ class Follows(Protocol):
     """A source that moves after the optimizer has moved the student (a teacher that is its moving average)."""
 
     def follow(self) -> None: ...
+
+
+@runtime_checkable
+class Teaches(Protocol):
+    """A trained source that students listen to as to a teacher: it makes its own control, a source that says what it
+    would say about another sample.
+    """
+
+    def shuffled(self) -> Source: ...
 
 
 @runtime_checkable
